@@ -1,0 +1,189 @@
+"""AID whole: the towers, the VAE, the UNet and the condition encoder, and what they do together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aid_robot.model.conditioning import (
+    Condition,
+    ConditionEncoder,
+    Encodings,
+    encode_image,
+    encode_text,
+    micro_conditioning,
+    null_text_encoding,
+)
+from aid_robot.model.config import AIDConfig
+from aid_robot.model.diffusion import Preconditioning
+from aid_robot.model.guidance import FULL, Branch
+from aid_robot.model.latents import encode, from_diffusion, to_diffusion
+from aid_robot.model.unet import AIDUNet
+
+
+@dataclass
+class AIDModel:
+    """The parts of an AID, each a module of diffusers, transformers or this package.
+
+    All methods are free of state, so that threads may share one model.
+    """
+
+    config: AIDConfig
+    unet: AIDUNet
+    vae: Any  # diffusers.AutoencoderKLTemporalDecoder
+    image_encoder: Any  # transformers.CLIPVisionModelWithProjection
+    text_encoder: Any  # transformers.CLIPTextModel
+    tokenizer: Any  # transformers.CLIPTokenizer
+    condition_encoder: ConditionEncoder
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The neural parts by the names of their folders."""
+        return {
+            "unet": self.unet,
+            "vae": self.vae,
+            "image_encoder": self.image_encoder,
+            "text_encoder": self.text_encoder,
+            "condition_encoder": self.condition_encoder,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.unet.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one clip's latents, (N, C, h, w)."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        config = self.config
+        size = (config.height // factor, config.width // factor)
+        return config.num_frames, self.vae.config.latent_channels, *size
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> AIDModel:
+        """Move all parts to a device and dtype, for inference.
+
+        A VAE that asks to be upcast, as SVD's does, stays in float32 where the rest is float16.
+        """
+        for name, module in self.modules.items():
+            upcast = name == "vae" and self.vae.config.force_upcast and dtype == torch.float16
+            module.to(device=device, dtype=torch.float32 if upcast else dtype)
+            module.eval().requires_grad_(False)
+        return self
+
+    def encode(
+        self,
+        pixels: Tensor,
+        noisy: Tensor,
+        instructions: Sequence[str],
+        states: Sequence[Sequence[str]],
+    ) -> Encodings:
+        """Run the frozen towers and the VAE's encoder.
+
+        Args:
+            pixels: The given frames in [-1, 1], (B, K, 3, H, W), for the image tower.
+            noisy: The same with SVD's noise augmentation, for the VAE.
+            instructions: B texts.
+            states: S texts for each of them.
+        """
+        text, state_tokens, image = self.encode_towers(pixels[:, 0], instructions, states)
+        return Encodings(text, state_tokens, image, given=encode(self.vae, noisy))
+
+    def encode_towers(
+        self, pixels: Tensor, instructions: Sequence[str], states: Sequence[Sequence[str]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the text and image towers alone.
+
+        Args:
+            pixels: First frames in [-1, 1], (B, 3, H, W).
+            instructions: B texts.
+            states: S texts for each of them.
+
+        Returns:
+            t1 (B, T, D), t2 (B, S, T, D) and v (B, P, D).
+        """
+        count = len(instructions)
+        flat_states = [state for group in states for state in group]
+        texts = encode_text(self.text_encoder, self.tokenizer, [*instructions, *flat_states])
+        return (
+            texts[:count],
+            texts[count:].unflatten(0, (count, self.config.num_states)),
+            encode_image(self.image_encoder, pixels, self.config),
+        )
+
+    def null_text(self) -> tuple[Tensor, Tensor]:
+        """Encode the null instruction: t1 (1, T, D) and t2 (1, S, T, D)."""
+        return null_text_encoding(self.text_encoder, self.tokenizer, self.config)
+
+    def condition(self, encodings: Encodings, branches: Sequence[Branch] = (FULL,)) -> Condition:
+        """Build the condition of some branches, with every key and value of the UNet computed.
+
+        Rows are ordered branch by branch: all clips of the first, then all of the second.
+        """
+        parts = [self.condition_encoder(encodings, self.null_text(), branch) for branch in branches]
+        latents = torch.cat([part_latents for _, part_latents in parts])
+        return Condition(
+            context=self.unet.project_context(
+                torch.cat([context.spatial for context, _ in parts]),
+                torch.cat([context.temporal for context, _ in parts]),
+            ),
+            latents=latents,
+            added_time_ids=micro_conditioning(self.config, len(latents), latents.device),
+        )
+
+    def condition_without_text(self, encodings: Encodings) -> Condition:
+        """Build SVD's own condition: the pooled image embedding is the whole context.
+
+        `encodings.image` must be the pooled token. Used to train and run the prior.
+        """
+        latents = self.condition_encoder.fill(encodings.given)
+        context = encodings.image[:, :1]
+        return Condition(
+            context=self.unet.project_context(
+                context[:, None].expand(-1, self.config.num_frames, -1, -1), context
+            ),
+            latents=latents,
+            added_time_ids=micro_conditioning(self.config, len(latents), latents.device),
+        )
+
+    def denoise(self, latents: Tensor, sigma: float | Tensor, condition: Condition) -> Tensor:
+        """Predict x0 from noisy latents.
+
+        Args:
+            latents: (rows, N, C, h, w), any float dtype; the result has the same.
+            sigma: One noise level, or one a row.
+            condition: Of the same rows.
+        """
+        scales: tuple[float | Tensor, float | Tensor, float | Tensor]
+        if isinstance(sigma, Tensor):
+            noise = 0.25 * sigma.log()
+            level = sigma.reshape(-1, 1, 1, 1, 1)
+            norm = level**2 + 1
+            scales = (1 / norm, -level / norm.sqrt(), 1 / norm.sqrt())
+        else:
+            at = Preconditioning.at(sigma)
+            noise = torch.tensor(at.noise, device=latents.device)
+            scales = (at.skip, at.out, at.in_)
+        skip, out, in_ = scales
+        dtype = self.dtype
+        sample = torch.cat([(in_ * latents).to(dtype), condition.latents.to(dtype)], dim=2)
+        output = self.unet(sample, noise, condition.context, condition.added_time_ids)
+        prediction: Tensor = skip * latents + out * output.to(latents.dtype)
+        return prediction
+
+    def to_diffusion(self, latents: Tensor, given: Tensor) -> Tensor:
+        """Turn the VAE's latents into what is denoised."""
+        return to_diffusion(latents, given, self.vae.config.scaling_factor, self.config)
+
+    def from_diffusion(self, denoised: Tensor, given: Tensor) -> Tensor:
+        """Turn what was denoised into the VAE's latents."""
+        return from_diffusion(denoised, given, self.vae.config.scaling_factor, self.config)

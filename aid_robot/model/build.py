@@ -1,0 +1,231 @@
+"""Fresh models with random weights: the full size, the bundled size, and whatever tests need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from aid_robot.errors import ConfigError
+from aid_robot.model.aid import AIDModel
+from aid_robot.model.conditioning import ConditionEncoder
+from aid_robot.model.config import AIDConfig
+from aid_robot.model.unet import AIDUNet
+
+_ATTENTION_DOWN, _PLAIN_DOWN = "CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"
+_ATTENTION_UP, _PLAIN_UP = "CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """Sizes of every part. The defaults are SVD's and its OpenCLIP ViT-H/14 towers'."""
+
+    # UNet: the last block has no attention, as in SVD.
+    unet_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    unet_heads: tuple[int, ...] = (5, 10, 20, 20)
+    unet_layers_per_block: int = 2
+    time_embed_dim: int = 256
+    context_dim: int = 1024
+    # VAE: every block but the last halves the frame.
+    vae_channels: tuple[int, ...] = (128, 256, 512, 512)
+    vae_layers_per_block: int = 2
+    latent_channels: int = 4
+    scaling_factor: float = 0.18215
+    # Vision tower
+    image_size: int = 224
+    patch_size: int = 14
+    vision_width: int = 1280
+    vision_layers: int = 32
+    vision_heads: int = 16
+    # Text tower
+    text_width: int = 1024
+    text_layers: int = 24
+    text_heads: int = 16
+    text_length: int = 77
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        if any(channels % 32 for channels in (*self.unet_channels, *self.vae_channels)):
+            raise ConfigError(
+                f"unet_channels={self.unet_channels} and vae_channels={self.vae_channels} must be "
+                "multiples of 32, the group count of SVD's norms"
+            )
+
+
+SMALL_SIZES = ModelSizes(
+    unet_channels=(64, 128, 160),
+    unet_heads=(2, 4, 5),
+    unet_layers_per_block=1,
+    time_embed_dim=32,
+    context_dim=128,
+    vae_channels=(32, 32, 64, 96),
+    vae_layers_per_block=1,
+    latent_channels=8,
+    scaling_factor=1.0,
+    image_size=64,
+    patch_size=8,
+    vision_width=128,
+    vision_layers=4,
+    vision_heads=4,
+    text_width=128,
+    text_layers=3,
+    text_heads=4,
+    text_length=24,
+)
+
+
+def build_unet(config: AIDConfig, sizes: ModelSizes) -> UNetSpatioTemporalConditionModel:
+    """Build diffusers' own UNet, not adapted yet."""
+    blocks = len(sizes.unet_channels)
+    return UNetSpatioTemporalConditionModel(
+        in_channels=2 * sizes.latent_channels,
+        out_channels=sizes.latent_channels,
+        down_block_types=(_ATTENTION_DOWN,) * (blocks - 1) + (_PLAIN_DOWN,),
+        up_block_types=(_PLAIN_UP,) + (_ATTENTION_UP,) * (blocks - 1),
+        block_out_channels=sizes.unet_channels,
+        addition_time_embed_dim=sizes.time_embed_dim,
+        projection_class_embeddings_input_dim=3 * sizes.time_embed_dim,
+        layers_per_block=sizes.unet_layers_per_block,
+        cross_attention_dim=sizes.context_dim,
+        num_attention_heads=sizes.unet_heads,
+        num_frames=config.num_frames,
+    )
+
+
+def build_vae(sizes: ModelSizes) -> AutoencoderKLTemporalDecoder:
+    """Build SVD's VAE: an image encoder and a decoder that mixes neighbouring frames."""
+    return AutoencoderKLTemporalDecoder(
+        down_block_types=("DownEncoderBlock2D",) * len(sizes.vae_channels),
+        block_out_channels=sizes.vae_channels,
+        layers_per_block=sizes.vae_layers_per_block,
+        latent_channels=sizes.latent_channels,
+        scaling_factor=sizes.scaling_factor,
+        force_upcast=False,
+    )
+
+
+def build_image_encoder(sizes: ModelSizes) -> Any:
+    """Build CLIP's vision tower with its projection."""
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=sizes.vision_width,
+            intermediate_size=4 * sizes.vision_width,
+            projection_dim=sizes.context_dim,
+            num_hidden_layers=sizes.vision_layers,
+            num_attention_heads=sizes.vision_heads,
+            image_size=sizes.image_size,
+            patch_size=sizes.patch_size,
+            hidden_act=sizes.activation,
+        )
+    )
+
+
+def build_text_encoder(sizes: ModelSizes, tokenizer: Any | None = None) -> Any:
+    """Build CLIP's text tower; the vocabulary is the tokenizer's, or CLIP's own size."""
+    tokens = (
+        {}
+        if tokenizer is None
+        else {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+    )
+    return CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=sizes.text_width,
+            intermediate_size=4 * sizes.text_width,
+            projection_dim=sizes.context_dim,
+            num_hidden_layers=sizes.text_layers,
+            num_attention_heads=sizes.text_heads,
+            max_position_embeddings=sizes.text_length,
+            hidden_act=sizes.activation,
+            **tokens,
+        )
+    )
+
+
+def build_tokenizer(texts: Iterable[str], vocab_size: int, length: int) -> Any:
+    """Learn a byte-pair vocabulary of CLIP's kind from texts; any other text still encodes.
+
+    Args:
+        texts: Typical instructions and states.
+        vocab_size: Upper bound of the vocabulary; 512 and the two special tokens are the bytes.
+        length: Tokens that the text tower takes.
+    """
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    # CLIP's pipeline of normaliser and pre-tokeniser, taken from an empty one of its own class.
+    template = CLIPTokenizer(vocab={token: i for i, token in enumerate(special)}, merges=[])
+    learner = Tokenizer(BPE(end_of_word_suffix="</w>", unk_token=special[1]))
+    learner.normalizer = template.backend_tokenizer.normalizer
+    learner.pre_tokenizer = template.backend_tokenizer.pre_tokenizer
+    alphabet = sorted(ByteLevel.alphabet())
+    learner.train_from_iterator(
+        texts,
+        BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=special,
+            initial_alphabet=alphabet,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
+    )
+    vocab, merges = _vocab_and_merges(learner)
+    for letter in alphabet:  # a byte may also end a word
+        vocab.setdefault(letter + "</w>", len(vocab))
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
+
+
+def _vocab_and_merges(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    model = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    return dict(model["vocab"]), merges
+
+
+def build_condition_encoder(
+    config: AIDConfig, *, unet: Any, vae: Any, image_encoder: Any, text_encoder: Any
+) -> ConditionEncoder:
+    """Build AID's part outside the UNet, fitting the given parts."""
+    return ConditionEncoder(
+        config,
+        context_dim=unet.config.cross_attention_dim,
+        text_dim=text_encoder.config.hidden_size,
+        image_dim=image_encoder.config.projection_dim,
+        latent_channels=vae.config.latent_channels,
+    )
+
+
+def build_model(config: AIDConfig, sizes: ModelSizes, tokenizer: Any, seed: int = 0) -> AIDModel:
+    """Build a whole AID with random weights from a seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet, vae = build_unet(config, sizes), build_vae(sizes)
+        image_encoder = build_image_encoder(sizes)
+        text_encoder = build_text_encoder(sizes, tokenizer)
+        return AIDModel(
+            config=config,
+            unet=AIDUNet.adapt(unet, config.adapters),
+            vae=vae,
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            condition_encoder=build_condition_encoder(
+                config, unet=unet, vae=vae, image_encoder=image_encoder, text_encoder=text_encoder
+            ),
+        )

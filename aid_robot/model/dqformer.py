@@ -1,0 +1,170 @@
+"""DQFormer, AID's Dual Query Transformer: image and text in, the UNet's context out.
+
+Two branches (AID, ICCV 2025, section 3.2):
+
+- multimodal:  FFN(CrossAttn(q = SelfAttn(t1), kv = v)), one group of tokens for the clip;
+- decomposed:  Q' = CrossAttn(q = SelfAttn(Q), kv = t1);  FFN(CrossAttn(q = Q', kv = t2)), with Q
+  learned, one group of tokens for each frame.
+
+Residuals and layer norms are around every step; the paper's formulas leave them out.
+Shapes: B clips, N frames, T text tokens, S states, P image tokens, Nt query tokens a frame,
+C context width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aid_robot.errors import ConfigError
+from aid_robot.model.adapters import attend
+from aid_robot.model.config import AIDConfig
+
+
+class MCondition(NamedTuple):
+    """The context of both cross-attentions of the UNet."""
+
+    spatial: Tensor  # (B, N, tokens, C), differs from frame to frame
+    temporal: Tensor  # (B, tokens, C)
+
+
+class _Attention(nn.Module):
+    """Pre-norm attention with a residual; self-attention where no source is given."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+        self.to_out = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, source: Tensor | None = None) -> Tensor:
+        normed = self.norm(query)
+        source = normed if source is None else source
+        attended = attend(self.to_q(normed), self.to_k(source), self.to_v(source), self.num_heads)
+        result: Tensor = query + self.to_out(attended)
+        return result
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.net = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        result: Tensor = hidden + self.net(self.norm(hidden))
+        return result
+
+
+class _MultimodalLayer(nn.Module):
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.self_attention = _Attention(width, num_heads)
+        self.image_attention = _Attention(width, num_heads)
+        self.feed_forward = _FeedForward(width)
+
+    def forward(self, hidden: Tensor, image: Tensor) -> Tensor:
+        hidden = self.image_attention(self.self_attention(hidden), image)
+        result: Tensor = self.feed_forward(hidden)
+        return result
+
+
+class _DecomposedLayer(nn.Module):
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.self_attention = _Attention(width, num_heads)
+        self.text_attention = _Attention(width, num_heads)
+        self.state_attention = _Attention(width, num_heads)
+        self.feed_forward = _FeedForward(width)
+
+    def forward(self, hidden: Tensor, text: Tensor, states: Tensor) -> Tensor:
+        hidden = self.text_attention(self.self_attention(hidden), text)
+        result: Tensor = self.feed_forward(self.state_attention(hidden, states))
+        return result
+
+
+class DQFormer(nn.Module):
+    """Turn image tokens, an instruction and its states into the context of the UNet.
+
+    Args:
+        config: The AID config; `config.dqformer`, `num_frames` and `num_states` are used.
+        context_dim: Width of the UNet's cross-attention (C).
+        text_dim: Width of the text tower's tokens.
+        image_dim: Width of the image tokens.
+    """
+
+    def __init__(self, config: AIDConfig, context_dim: int, text_dim: int, image_dim: int) -> None:
+        super().__init__()
+        dq = config.dqformer
+        width = dq.hidden_size or text_dim
+        if width % dq.num_attention_heads:
+            raise ConfigError(
+                f"dqformer: width {width} is not a multiple of "
+                f"num_attention_heads={dq.num_attention_heads}"
+            )
+        self.num_frames = config.num_frames
+        self.tokens_per_frame = dq.tokens_per_frame
+        self.temporal_context = config.temporal_context
+        heads = dq.num_attention_heads
+
+        # At full size every width is 1024, and none of these projections has parameters.
+        self.text_in = _projection(text_dim, width)
+        self.image_in = _projection(image_dim, width)
+        self.context_out = _projection(width, context_dim)
+
+        if dq.multimodal:
+            self.multimodal = nn.ModuleList(
+                _MultimodalLayer(width, heads) for _ in range(dq.num_layers)
+            )
+            self.multimodal_norm = nn.LayerNorm(width)
+        else:
+            self.multimodal = nn.ModuleList()
+        if dq.decomposed:
+            self.decomposed = nn.ModuleList(
+                _DecomposedLayer(width, heads) for _ in range(dq.num_layers)
+            )
+            self.decomposed_norm = nn.LayerNorm(width)
+            queries = torch.randn(config.num_frames * dq.tokens_per_frame, width)
+            self.queries = nn.Parameter(queries / width**0.5)
+            self.state_index = nn.Parameter(torch.randn(config.num_states, 1, width) * 0.02)
+        else:
+            self.decomposed = nn.ModuleList()
+
+    def forward(self, text: Tensor, states: Tensor, image: Tensor) -> MCondition:
+        """Build the context.
+
+        Args:
+            text: Tokens of the instruction (t1), (B, T, text_dim).
+            states: Tokens of its states (t2), (B, S, T, text_dim).
+            image: Tokens of the first frame (v), (B, P, image_dim).
+        """
+        text, states, image = self.text_in(text), self.text_in(states), self.image_in(image)
+        batch_size = text.shape[0]
+        groups: list[Tensor] = []
+        shared = text
+        if len(self.multimodal):
+            for layer in self.multimodal:
+                shared = layer(shared, image)
+            shared = self.context_out(self.multimodal_norm(shared))  # (B, T, C)
+            groups.append(shared[:, None].expand(-1, self.num_frames, -1, -1))
+        if len(self.decomposed):
+            states = (states + self.state_index).flatten(1, 2)  # (B, S*T, width)
+            hidden = self.queries.expand(batch_size, -1, -1)  # (B, N*Nt, width)
+            for layer in self.decomposed:
+                hidden = layer(hidden, text, states)
+            hidden = self.context_out(self.decomposed_norm(hidden))
+            groups.append(hidden.unflatten(1, (self.num_frames, self.tokens_per_frame)))
+        spatial = torch.cat(groups, dim=2)  # (B, N, T + Nt, C)
+        temporal = shared if self.temporal_context == "multimodal" else spatial[:, 0]
+        return MCondition(spatial, temporal)
+
+
+def _projection(in_features: int, out_features: int) -> nn.Module:
+    return nn.Identity() if in_features == out_features else nn.Linear(in_features, out_features)

@@ -1,0 +1,161 @@
+"""What a caller may ask of a prediction, and the checks that it passes first."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aid_robot.errors import FrameCountError, FrameRateError, InstructionError, SamplingError
+from aid_robot.model.config import AIDConfig, SamplingConfig
+from aid_robot.model.guidance import DualGuidance
+from aid_robot.observation import resize_frames, to_frames
+from aid_robot.predictor import Request
+
+Progress = Callable[[int, int], None]
+
+
+class PredictOptions(TypedDict, total=False):
+    """What a caller may set for one call; everything else is the model's own config."""
+
+    # Denoising steps, and the config's other sampling fields.
+    steps: int
+    sampler: str
+    schedule: str
+    # s_v, or a pair that grows from the first frame to the last; and s_t.
+    image_guidance_scale: float | tuple[float, float]
+    text_guidance_scale: float
+    # Noise levels (low, high) at which guidance acts.
+    guidance_interval: tuple[float, float]
+    # Camera of observations that have several.
+    camera: str
+    # Rate at which the observation was recorded, to be checked against the model's.
+    fps: float
+    # Frames that the caller expects, to be checked against the model's.
+    num_frames: int
+    # Rows that are denoised at once; the default is all on a GPU and 4 on a CPU.
+    batch_size: int
+    # Frames that are decoded at once, and the side of decoding tiles in latent pixels.
+    decode_chunk_size: int
+    decode_tile_size: int
+    # True for a bar, or a function (steps done, steps in all).
+    progress: bool | Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A checked request: K frames of the model's size, a text, and the noise of its samples."""
+
+    frames: NDArray[np.uint8]  # (K, H, W, 3)
+    instruction: str
+    seed: int
+    states: tuple[str, ...] | None
+    samples: range
+
+
+def check_options(options: PredictOptions, config: AIDConfig) -> None:
+    """Refuse options that don't exist, and expectations that the model does not meet."""
+    known = PredictOptions.__annotations__
+    unknown = set(options) - set(known)
+    if unknown:
+        raise TypeError(
+            f"predict has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}"
+        )
+    for name in ("steps", "batch_size", "decode_chunk_size", "decode_tile_size"):
+        if name in options:
+            check_count(name, options.get(name))
+    fps = options.get("fps")
+    if fps is not None and abs(fps - config.fps) > 1e-3:
+        raise FrameRateError(
+            f"the observation comes at {fps} frames a second, the model was trained at "
+            f"{config.fps}: resample the recording, or use a model of its rate"
+        )
+    num_frames = options.get("num_frames")
+    if num_frames is not None and num_frames != config.num_frames:
+        raise FrameCountError(
+            f"{num_frames} frames were asked for, the model predicts {config.num_frames}: "
+            "chain several predictions with rollout, or cut the result"
+        )
+
+
+def check_request(
+    request: Request, samples: range, options: PredictOptions, config: AIDConfig
+) -> Job:
+    """Turn a request into K frames of the model's size, a clean text and a seed."""
+    observation = to_frames(
+        request.obs, num_frames=config.num_conditioning_frames, camera=options.get("camera")
+    )
+    instruction: Any = request.instruction
+    if instruction is None:
+        instruction = observation.instruction or ""
+    if not isinstance(instruction, str):
+        raise InstructionError(
+            f"the instruction is {instruction!r}, expected text such as "
+            "'put the carrot on the plate'"
+        )
+    instruction = " ".join(instruction.split())
+    if not instruction and options.get("text_guidance_scale") != 0:
+        raise InstructionError(
+            "the instruction is blank: say what the robot is to do, or predict without text by "
+            "text_guidance_scale=0"
+        )
+    states = request.states
+    if states is not None and (isinstance(states, str) or len(states) != config.num_states):
+        raise InstructionError(
+            f"states={states!r} was given, the model takes a list of {config.num_states} texts"
+        )
+    return Job(
+        frames=resize_frames(observation.frames, (config.height, config.width)),
+        instruction=instruction,
+        seed=draw_seed(request.seed),
+        states=None if states is None else tuple(states),
+        samples=samples,
+    )
+
+
+def choose_sampling(
+    options: PredictOptions, config: AIDConfig
+) -> tuple[SamplingConfig, DualGuidance]:
+    """Merge the caller's wishes into the model's own way of sampling."""
+    changes: dict[str, Any] = {
+        name: options.get(name) for name in ("steps", "sampler", "schedule") if name in options
+    }
+    sampling = replace(config.sampling, **changes)
+    low, high = options.get("guidance_interval", sampling.guidance_interval)
+    guidance = DualGuidance(
+        image_scale=options.get("image_guidance_scale", sampling.image_guidance_scale),
+        text_scale=options.get("text_guidance_scale", sampling.text_guidance_scale),
+        interval=(low, high),
+    )
+    return sampling, guidance
+
+
+def describe_sampling(sampling: SamplingConfig, guidance: DualGuidance) -> dict[str, Any]:
+    """Name what a prediction was sampled with, in plain values."""
+    return {
+        "steps": sampling.steps,
+        "sampler": sampling.sampler,
+        "schedule": sampling.schedule,
+        "image_guidance_scale": guidance.image_scale,
+        "text_guidance_scale": guidance.text_scale,
+        "guidance_interval": list(guidance.interval),
+    }
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse anything but a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SamplingError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def draw_seed(seed: int | None) -> int:
+    """Check a seed, or draw one where there is none."""
+    if seed is None:
+        return secrets.randbits(31)
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise SamplingError(f"seed={seed!r} must be a whole number of at least 0")
+    return int(seed)

@@ -1,0 +1,1 @@
+"""Who executes the denoiser: torch here; other runtimes speak the same protocol."""

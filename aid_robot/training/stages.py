@@ -1,0 +1,212 @@
+"""The stages of training: what each one trains, and its loss on a batch of clips."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aid_robot.data.clips import Clip
+from aid_robot.errors import ConfigError
+from aid_robot.model.aid import AIDModel
+from aid_robot.model.conditioning import Condition, Encodings, encode_image, micro_conditioning
+from aid_robot.model.latents import encode, to_pixels
+from aid_robot.model.states import make_state_predictor
+from aid_robot.training.config import TrainingConfig
+from aid_robot.training.losses import draw_sigmas, edm_loss, vae_loss
+
+
+class Stage(ABC):
+    """One stage of training on a shared model."""
+
+    def __init__(self, model: AIDModel, config: TrainingConfig) -> None:
+        self.model = model
+        self.config = config
+        self.parameters: dict[str, nn.Parameter] = {}
+        names = self.trained_names()
+        for module_name, module in model.modules.items():
+            for name, parameter in module.named_parameters():
+                full_name = f"{module_name}.{name}"
+                trained = full_name in names
+                parameter.requires_grad_(trained)
+                if trained:
+                    self.parameters[full_name] = parameter
+
+    @property
+    def frames_per_clip(self) -> int:
+        """How many frames a batch's clips have."""
+        return self.model.config.num_frames
+
+    @abstractmethod
+    def trained_names(self) -> set[str]:
+        """Name the parameters that this stage trains, `<module>.<parameter>`."""
+
+    @abstractmethod
+    def loss(self, clips: Sequence[Clip], generator: torch.Generator) -> Tensor:
+        """Return the loss of a batch."""
+
+    def _names_of(self, *modules: str) -> set[str]:
+        return {
+            f"{module}.{name}"
+            for module in modules
+            for name, _ in self.model.modules[module].named_parameters()
+        }
+
+
+class VAEStage(Stage):
+    """Train the VAE on short clips, so that its temporal layers are trained too."""
+
+    @property
+    def frames_per_clip(self) -> int:
+        return 4
+
+    def trained_names(self) -> set[str]:
+        return self._names_of("vae")
+
+    def loss(self, clips: Sequence[Clip], generator: torch.Generator) -> Tensor:
+        pixels = _pixels(clips).flatten(0, 1)
+        vae = self.model.vae
+        posterior = vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        latents = posterior.mean + posterior.std * noise
+        reconstruction = vae.decode(latents, num_frames=self.frames_per_clip).sample
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar)
+        return vae_loss(reconstruction, pixels, kl)
+
+
+class _DiffusionStage(Stage):
+    def _diffusion_loss(
+        self,
+        clips: Sequence[Clip],
+        latents: Tensor,
+        condition: Condition,
+        generator: torch.Generator,
+    ) -> Tensor:
+        config = self.model.config
+        count = config.num_conditioning_frames
+        target = self.model.to_diffusion(latents, latents[:, :count])
+        sigma = draw_sigmas(len(clips), generator, self.config.p_mean, self.config.p_std)
+        noise = torch.randn(target.shape, generator=generator)
+        noisy = target + sigma.reshape(-1, 1, 1, 1, 1) * noise
+        prediction = self.model.denoise(noisy, sigma, condition)
+        index = torch.arange(config.num_frames)
+        valid = torch.tensor([clip.valid for clip in clips])
+        weight = ((index >= count) & (index < valid[:, None])).float()
+        return edm_loss(prediction, target, sigma, weight)
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            return encode(self.model.vae, pixels, chunk_size=64)
+
+    def _dropped(self, count: int, share: float, generator: torch.Generator) -> Tensor:
+        return torch.rand(count, generator=generator) < share
+
+
+class PriorStage(_DiffusionStage):
+    """Train image-to-video without text: SVD's own task, the image's pooled token as context."""
+
+    def trained_names(self) -> set[str]:
+        names = {name for name in self._names_of("unet") if ".adapters." not in name}
+        return names | self._names_of("image_encoder")
+
+    def loss(self, clips: Sequence[Clip], generator: torch.Generator) -> Tensor:
+        model = self.model
+        pixels = _pixels(clips)
+        latents = self._latents(pixels)
+        keep = ~self._dropped(len(clips), self.config.image_dropout, generator)
+        pooled = replace(model.config, image_tokens="pooled")
+        image = encode_image(model.image_encoder, pixels[:, 0], pooled)
+        empty = torch.zeros(len(clips), 1, 1)
+        encodings = Encodings(
+            empty,
+            empty,
+            image * keep[:, None, None],
+            latents[:, : model.config.num_conditioning_frames],
+        )
+        condition = model.condition_without_text(encodings)
+        condition = replace(condition, latents=condition.latents * keep.reshape(-1, 1, 1, 1, 1))
+        return self._diffusion_loss(clips, latents, condition, generator)
+
+
+class AIDStage(_DiffusionStage):
+    """Train AID on the frozen prior and VAE: adapters, cross-attention, DQFormer, mask token.
+
+    `train_towers` also trains the image and text towers, which a small model, unlike CLIP, has
+    not pretrained.
+    """
+
+    def __init__(self, model: AIDModel, config: TrainingConfig) -> None:
+        super().__init__(model, config)
+        self._states = make_state_predictor("template", num_states=model.config.num_states)
+
+    def trained_names(self) -> set[str]:
+        names = {f"unet.{name}" for name in self.model.unet.aid_parameter_names()}
+        names |= self._names_of("condition_encoder")
+        if self.config.train_towers:
+            names |= self._names_of("image_encoder", "text_encoder")
+        return names
+
+    def loss(self, clips: Sequence[Clip], generator: torch.Generator) -> Tensor:
+        model, count = self.model, len(clips)
+        pixels = _pixels(clips)
+        latents = self._latents(pixels)
+
+        image_dropped = self._dropped(count, self.config.image_dropout, generator)
+        # A null branch without the image has no text either; clips without instruction have none.
+        text_dropped = self._dropped(count, self.config.text_dropout, generator) | image_dropped
+        text_dropped |= torch.tensor([not clip.instruction for clip in clips])
+        instructions = [clip.instruction or "-" for clip in clips]
+        states = [
+            self._states(clip.frames[0], text)
+            for clip, text in zip(clips, instructions, strict=True)
+        ]
+        encodings = self._encode(pixels, latents, instructions, states)
+        null_text, null_states = model.null_text()
+        keep = (~image_dropped).float()
+        encodings = replace(
+            encodings,
+            text=torch.where(text_dropped[:, None, None], null_text, encodings.text),
+            states=torch.where(text_dropped[:, None, None, None], null_states, encodings.states),
+            image=encodings.image * keep[:, None, None],
+        )
+        context = model.condition_encoder.dqformer(
+            encodings.text, encodings.states, encodings.image
+        )
+        filled = model.condition_encoder.fill(encodings.given) * keep.reshape(-1, 1, 1, 1, 1)
+        condition = Condition(
+            context=model.unet.project_context(context.spatial, context.temporal),
+            latents=filled,
+            added_time_ids=micro_conditioning(model.config, count, filled.device),
+        )
+        return self._diffusion_loss(clips, latents, condition, generator)
+
+    def _encode(
+        self,
+        pixels: Tensor,
+        latents: Tensor,
+        instructions: Sequence[str],
+        states: Sequence[Sequence[str]],
+    ) -> Encodings:
+        with torch.set_grad_enabled(self.config.train_towers):
+            text, state_tokens, image = self.model.encode_towers(pixels[:, 0], instructions, states)
+        return Encodings(
+            text, state_tokens, image, latents[:, : self.model.config.num_conditioning_frames]
+        )
+
+
+STAGES: dict[str, type[Stage]] = {"vae": VAEStage, "prior": PriorStage, "aid": AIDStage}
+
+
+def make_stage(name: str, model: AIDModel, config: TrainingConfig) -> Stage:
+    """Set up a stage by name, and set which parameters of the model need gradients."""
+    if name not in STAGES:
+        raise ConfigError(f"no training stage '{name}'; known: {', '.join(STAGES)}")
+    return STAGES[name](model, config)
+
+
+def _pixels(clips: Sequence[Clip]) -> Tensor:
+    return to_pixels(torch.from_numpy(np.stack([clip.frames for clip in clips])))

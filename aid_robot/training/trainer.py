@@ -1,0 +1,177 @@
+"""One loop for every stage: draw clips, step, average, save, resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from aid_robot.data.clips import ClipSampler
+from aid_robot.errors import CheckpointError, ConfigError
+from aid_robot.training.config import TrainingConfig
+from aid_robot.training.stages import Stage
+
+_STATE, _META, _LOG = "state.safetensors", "state.json", "log.jsonl"
+
+
+class Trainer:
+    """Train one stage for a given time, resuming exactly where an earlier run was stopped.
+
+    Args:
+        stage: What is trained, and its loss.
+        clips: Where batches come from.
+        config: Settings.
+        folder: State and log go here; a state found here is resumed.
+        minutes: Length of the whole stage; the learning rate falls to zero over it.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        clips: ClipSampler,
+        config: TrainingConfig,
+        folder: Path,
+        minutes: float,
+    ) -> None:
+        if minutes <= 0:
+            raise ConfigError(f"minutes={minutes} must be positive")
+        self.stage, self.clips, self.config, self.folder = stage, clips, config, folder
+        self.seconds = minutes * 60
+        self.step, self.elapsed = 0, 0.0
+        self.data_rng = np.random.default_rng(config.seed)
+        self.noise_rng = torch.Generator().manual_seed(config.seed)
+        self.optimizer = torch.optim.AdamW(
+            stage.parameters.values(),
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
+        )
+        self.average: dict[str, Tensor] = {
+            name: parameter.detach().clone() for name, parameter in stage.parameters.items()
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / _META).exists():
+            self._resume()
+
+    def run(self) -> None:
+        """Train until the time is up; at the end the model holds the averaged weights."""
+        recent: list[float] = []
+        last_save, started = self.elapsed, time.monotonic() - self.elapsed
+        total = round(self.seconds)
+        bar = tqdm(total=total, initial=round(self.elapsed), unit="s")
+        while self.elapsed < self.seconds:
+            loss = self._step()
+            recent = [*recent[-99:], loss]
+            self.elapsed = time.monotonic() - started
+            bar.update(min(round(self.elapsed), total) - round(bar.n))
+            bar.set_postfix(step=self.step, loss=f"{np.mean(recent):.4f}")
+            if self.step % 50 == 0:
+                self._log(float(np.mean(recent)))
+            if self.elapsed - last_save > self.config.save_every_minutes * 60:
+                self._save()
+                last_save = self.elapsed
+        bar.close()
+        self._save()
+        self.use_average()
+
+    def use_average(self) -> None:
+        """Put the averaged weights into the model."""
+        with torch.no_grad():
+            for name, parameter in self.stage.parameters.items():
+                parameter.copy_(self.average[name])
+
+    def _step(self) -> float:
+        config = self.config
+        clips = [
+            self.clips.draw(self.data_rng, self.stage.frames_per_clip)
+            for _ in range(config.batch_size)
+        ]
+        loss = self.stage.loss(clips, self.noise_rng)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ConfigError(
+                f"the loss is {value} at step {self.step}: lower learning_rate="
+                f"{config.learning_rate}; the last good state is in {self.folder}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.stage.parameters.values(), config.grad_clip)
+        progress = min(1.0, self.elapsed / self.seconds)
+        warmup = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * progress))
+        self.optimizer.step()
+        self.step += 1
+        decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, parameter in self.stage.parameters.items():
+                self.average[name].lerp_(parameter, 1 - decay)
+        return value
+
+    def _log(self, loss: float) -> None:
+        record = {"step": self.step, "seconds": round(self.elapsed, 1), "loss": round(loss, 5)}
+        with (self.folder / _LOG).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _save(self) -> None:
+        tensors: dict[str, Tensor] = {"noise_rng": self.noise_rng.get_state()}
+        for name, parameter in self.stage.parameters.items():
+            tensors[f"weights/{name}"] = parameter.detach().contiguous()
+            tensors[f"average/{name}"] = self.average[name].contiguous()
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = value.contiguous()
+        meta = {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "data_rng": self.data_rng.bit_generator.state,
+            "config": asdict(self.config),
+        }
+        # The weights name their step, and the meta file is renamed last: a run that is killed
+        # between the two leaves the former pair whole.
+        weights = self.folder / f"{self.step:07d}-{_STATE}"
+        save_file(tensors, weights)
+        temporary = self.folder / (_META + ".tmp")
+        temporary.write_text(json.dumps(meta))
+        temporary.replace(self.folder / _META)
+        for other in self.folder.glob(f"*-{_STATE}"):
+            if other != weights:
+                other.unlink()
+
+    def _resume(self) -> None:
+        meta = json.loads((self.folder / _META).read_text())
+        if meta["config"] != asdict(self.config):
+            raise CheckpointError(
+                f"{self.folder} holds a run with other settings: {meta['config']}; continue it "
+                "with the same ones, or train into another folder"
+            )
+        tensors = load_file(self.folder / f"{meta['step']:07d}-{_STATE}")
+        self._check_names(tensors)
+        self.step, self.elapsed = meta["step"], meta["elapsed"]
+        self.data_rng.bit_generator.state = meta["data_rng"]
+        self.noise_rng.set_state(tensors["noise_rng"])
+        with torch.no_grad():
+            for name, parameter in self.stage.parameters.items():
+                parameter.copy_(tensors[f"weights/{name}"])
+                self.average[name].copy_(tensors[f"average/{name}"])
+                self.optimizer.state[parameter] = {
+                    key: tensors[f"{key}/{name}"].clone()
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{key}/{name}" in tensors
+                }
+
+    def _check_names(self, tensors: Mapping[str, Tensor]) -> None:
+        saved = {name.removeprefix("weights/") for name in tensors if name.startswith("weights/")}
+        if saved != set(self.stage.parameters):
+            raise CheckpointError(
+                f"{self.folder} holds a run that trained other parameters "
+                f"({len(saved)} against {len(self.stage.parameters)}): train into another folder"
+            )

@@ -1,0 +1,28 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def bridge_dir() -> Path:
+    """Recorded Bridge data; the test skips where there is none."""
+    folder = os.environ.get("AID_ROBOT_BRIDGE")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("recorded Bridge data: set AID_ROBOT_BRIDGE to its folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a whole tiny model (N=4, K=1, 32x32, 5 fps), random weights."""
+    from aid_robot.model.checkpoint import save_model
+    from tests.tiny import tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_model(tiny_model(), folder)
+    return folder
