@@ -54,7 +54,8 @@ def open_video(path: Path) -> Any:
     if not path.is_file():
         raise DataFormatError(f"{path} is not a file; expected a video: check the path")
     try:
-        container = av.open(str(path))
+        # Titles and the like may be in any encoding; nothing here reads them.
+        container = av.open(str(path), metadata_errors="replace")
     except av.FFmpegError as error:
         with path.open("rb") as file:
             head = file.read(8)

@@ -100,7 +100,8 @@ class Episode:
     id: str
     # Camera name -> frames, the default camera first; all cameras have the same length T.
     videos: Mapping[str, FrameSequence]
-    # (T, 7): dx, dy, dz [m], droll, dpitch, dyaw [rad], gripper in [0, 1] with 1 = open.
+    # (T, 7): dx, dy, dz [m], droll, dpitch, dyaw [rad], gripper in [0, 1] with 1 = open. Motion is
+    # in the robot's base frame unless a note says otherwise; row t leads from frame t to t + 1.
     actions: FloatArray | None = None
     # (T, 7): x, y, z [m], roll, pitch, yaw [rad], gripper opening in [0, 1] with 1 = open.
     state: FloatArray | None = None

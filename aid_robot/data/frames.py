@@ -237,18 +237,25 @@ class _Decoder:
     def _open(self) -> None:
         self._container = open_video(self._path)
         self._stream = self._container.streams.video[0]
+        # Readers run in parallel themselves, and threads of a decoder don't survive a fork.
+        self._stream.codec_context.thread_count = 1
         self._frames = self._container.decode(self._stream)
         self._next = self._sound_from = 0
 
     def _seek(self, key: Keyframe) -> None:
-        # Frames shown before a keyframe but stored after it lack what they are predicted from.
-        self._sound_from = key.number
-        if key.number == 0:
+        """Go to a keyframe, or to the start where the file doesn't let one go there."""
+        if key.number > 0:
+            try:
+                self._container.seek(key.time, stream=self._stream, backward=True)
+            except av.FFmpegError:
+                key = START
+        if key.number > 0:
+            self._frames = self._container.decode(self._stream)
+            # Frames shown before a keyframe but stored after it lack what they are predicted from.
+            self._sound_from = key.number
+        else:
             self._container.close()
             self._open()
-        else:
-            self._container.seek(key.time, stream=self._stream, backward=True)
-            self._frames = self._container.decode(self._stream)
 
     def _forward_to(self, index: int) -> Any | None:
         """Decode up to a frame and return it, None where the file goes past it or ends."""
@@ -276,7 +283,8 @@ class _Decoder:
         return None
 
     def _to_rgb(self, frame: Any) -> UInt8Array:
-        rgb: UInt8Array = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        converted: Any = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        rgb: UInt8Array = converted.to_ndarray()
         # Phones write sideways frames and an angle, in degrees counterclockwise.
         quarter_turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb

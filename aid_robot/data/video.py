@@ -15,7 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from aid_robot.data.episode import UInt8Array
 from aid_robot.errors import DataFormatError, FrameRateError
@@ -56,13 +56,14 @@ def write_video(
         # BT.601, and said so: OpenCV and decord take every file for that, players read the tag.
         stream.codec_context.colorspace = Colorspace.ITU601
         stream.codec_context.color_range = ColorRange.MPEG
+        reformatter = VideoReformatter()
         for number, rgb in enumerate(chain([first], checked)):
             if rgb.shape != first.shape:
                 raise DataFormatError(
                     f"frame {number} has shape {rgb.shape}, frame 0 has {first.shape}; "
                     "expected one size throughout: resize the frames first"
                 )
-            frame = _to_yuv(rgb)
+            frame = _to_yuv(rgb, reformatter)
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -79,11 +80,15 @@ def _checked(frames: Iterable[npt.NDArray[Any]]) -> Iterator[UInt8Array]:
         yield frame
 
 
-def _to_yuv(rgb: UInt8Array) -> Any:
+def _to_yuv(rgb: UInt8Array, reformatter: VideoReformatter) -> Any:
     height, width = rgb.shape[:2]
     even = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return av.VideoFrame.from_ndarray(even, format="rgb24").reformat(
-        format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG
+    return reformatter.reformat(
+        av.VideoFrame.from_ndarray(even, format="rgb24"),
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU601,
+        dst_color_range=ColorRange.MPEG,
+        threads=1,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -17,7 +19,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numbered_frames import HEIGHT, WIDTH, encode, number_of, numbered_frames
 
 from aid_robot.data import (
     ArrayFrames,
@@ -33,6 +34,7 @@ from aid_robot.errors import (
     FrameRateError,
     TruncatedFileError,
 )
+from tests.data.numbered_frames import HEIGHT, WIDTH, encode, number_of, numbered_frames
 
 COUNT = 60
 OPEN_GOP = "open-gop=1:b-adapt=0:scenecut=0"
@@ -136,6 +138,7 @@ def test_forked_process_reads_on_without_moving_the_parent(video: Path) -> None:
     assert number_of(frames[2]) == 2
     child = os.fork()
     if child == 0:
+        signal.alarm(20)
         os._exit(0 if [number_of(frames[i]) for i in (40, 3, 30)] == [40, 3, 30] else 1)
     _, status = os.waitpid(child, 0)
     assert status == 0
@@ -144,10 +147,10 @@ def test_forked_process_reads_on_without_moving_the_parent(video: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_videos_that_were_read_hold_no_open_files(video: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     videos = [VideoFrames(video) for _ in range(20)]
     assert all(len(frames[:]) == COUNT for frames in videos)
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
 
 
 def test_sideways_video_is_turned_upright(tmp_path: Path, video: Path) -> None:
@@ -201,26 +204,23 @@ def test_damaged_video_is_read_or_refused(tmp_path: Path, video: Path, data: st.
     damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(content)
     frames = VideoFrames(damaged)
-    try:
-        assert all(frame.shape[2] == 3 for frame in frames)
-        frames[len(frames) // 2]
-    except AIDRobotError as error:
-        assert "damaged.mp4" in str(error)
+    with contextlib.suppress(AIDRobotError):
+        assert all(frame.shape == (*frames.size, 3) for frame in frames)
+        assert frames[len(frames) // 2].shape == (*frames.size, 3)
 
 
 def test_frames_after_damage_are_read_from_the_next_keyframe(tmp_path: Path, video: Path) -> None:
-    packets = []
     with av.open(str(video)) as container:
-        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size and p.is_keyframe]
+        keys = [(p.pos, p.size) for p in container.demux(video=0) if p.size and p.is_keyframe]
     content = bytearray(video.read_bytes())
-    start, size = packets[1]
-    content[start + 40 : start + size] = bytes(size - 40)
+    start, size = keys[1]  # frame 12
+    content[start + 40 : start + size] = random.Random(0).randbytes(size - 40)
     damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(content)
     frames = VideoFrames(damaged)
     assert number_of(frames[5]) == 5
     with pytest.raises(TruncatedFileError, match=r"damaged\.mp4"):
-        frames[20]
+        frames[14]
     assert number_of(frames[40]) == 40
 
 
@@ -246,7 +246,8 @@ def test_encoded_images_are_decoded_to_rgb() -> None:
     array = numbered_frames(9)
     assert np.array_equal(EncodedFrames([png(frame) for frame in array], "test")[:], array)
     lossy = EncodedFrames([jpeg(frame) for frame in array], "test")
-    assert np.abs(lossy[:].astype(int) - array).mean() < 8
+    assert [number_of(frame) for frame in lossy] == list(range(9))
+    assert np.abs(lossy[:].astype(int) - array).mean() < 12
     grey = EncodedFrames([cv2.imencode(".png", array[3, ..., 0])[1].tobytes()], "test")
     assert np.array_equal(grey[0], array[3, ..., :1].repeat(3, axis=-1))
 
@@ -256,18 +257,17 @@ def test_encoded_images_are_decoded_to_rgb() -> None:
 def test_cut_image_is_whole_or_refused(cut: float, encoder: type) -> None:
     encoded = encoder(numbered_frames(6)[5])
     whole = EncodedFrames([encoded], "test")[0]
-    try:
+    cut_off = encoded[: int(cut * len(encoded))]
+    with contextlib.suppress(TruncatedFileError):
         # Only its end mark may be missing.
-        assert np.array_equal(EncodedFrames([encoded[: int(cut * len(encoded))]], "test")[0], whole)
-    except TruncatedFileError as error:
-        assert "frame 0 of test" in str(error)
+        assert np.array_equal(EncodedFrames([cut_off], "test")[0], whole)
 
 
 def test_image_that_claims_to_be_huge_is_refused() -> None:
     encoded = bytearray(png(numbered_frames(1)[0]))
     encoded[16:24] = struct.pack(">II", 100_000, 100_000)
     with pytest.raises(DataFormatError):
-        EncodedFrames([bytes(encoded)], "test").size
+        EncodedFrames([bytes(encoded)], "test")[0]
 
 
 def test_depth_image_is_no_camera_frame() -> None:
@@ -326,7 +326,7 @@ def test_written_video_is_read_back(tmp_path: Path, name: str) -> None:
     assert frames.rate == pytest.approx(5)
     assert np.abs(frames[:].astype(int) - array).mean() < 12
     assert [number_of(frame) for frame in frames] == list(range(20))
-    assert os.listdir(tmp_path) == [name]
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
 def test_written_colours_are_those_that_other_readers_see(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="unplugged"):
         write_video(path, failing(), 5)
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["out.mp4"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_killed_writing_leaves_no_video(tmp_path: Path) -> None:
@@ -397,4 +397,4 @@ def test_what_cannot_be_written_is_refused(
 ) -> None:
     with pytest.raises(error):
         write_video(tmp_path / name, frames, fps)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,9 @@
 
 An annotation names its videos and holds texts, actions (T - 1, 7), state (T, 7) and
 `continuous_gripper_state` (T,), which alone has 1 = closed: it replaces the binary gripper in the
-state as 1 - value, so that here as everywhere 1 = open.
+state as 1 - value, so that here as everywhere 1 = open. Actions are the differences of the state
+seen from the gripper: R(state[t])^T (x[t+1] - x[t]), and likewise for rotations. Bridge's own
+actions are commands in the base frame; the two are not interchangeable, and a note says so.
 """
 
 from __future__ import annotations
@@ -107,7 +109,8 @@ def _actions(
     if content.get("action") is None:
         return None, ["no actions"]
     rows = _numbers(content["action"], 2, "action", file)
-    return fit_rows(rows, frames, "actions", str(file), still=True)
+    fitted, notes = fit_rows(rows, frames, "actions", str(file), still=True)
+    return fitted, [*notes, "actions are in the gripper's frame, not the robot base's"]
 
 
 def _state(content: dict[str, Any], frames: int, file: Path) -> tuple[FloatArray | None, list[str]]:
