@@ -30,8 +30,6 @@ from aid_robot.model.latents import decode, to_frames, to_pixels
 from aid_robot.model.states import StatePredictor, make_state_predictor
 from aid_robot.options import (
     Job,
-    PredictOptions,
-    Progress,
     check_count,
     check_options,
     check_request,
@@ -39,7 +37,7 @@ from aid_robot.options import (
     describe_sampling,
     draw_seed,
 )
-from aid_robot.predictor import Request
+from aid_robot.predictor import PredictOptions, Progress, Request
 from aid_robot.runtime.denoiser import (
     Denoiser,
     StageTimer,
@@ -144,7 +142,7 @@ class VideoForesight:
             num_samples: How many futures to draw.
             seed: Same seed, same frames, on the same device, alone or in a batch.
             states: State descriptions; None asks the state predictor.
-            **options: See `PredictOptions`.
+            **options: See `aid_robot.predictor.PredictOptions`.
 
         Returns:
             Frames (num_samples, N, H, W, 3) uint8 whose first K are the observation's, resized.

@@ -35,6 +35,11 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     """
     name = os.fspath(name_or_path)
     if name == BUNDLED:
+        if not bundled_model().is_dir():
+            raise WeightsNotFoundError(
+                f"the bundled model is missing from this installation ({bundled_model()}): install "
+                "aid-robot again, or name another model"
+            )
         return bundled_model()
     folder = Path(name).expanduser()
     if folder.is_dir():

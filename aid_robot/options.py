@@ -1,11 +1,10 @@
-"""What a caller may ask of a prediction, and the checks that it passes first."""
+"""The checks that a request passes before anything is computed."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +13,7 @@ from aid_robot.errors import FrameCountError, FrameRateError, InstructionError, 
 from aid_robot.model.config import AIDConfig, SamplingConfig
 from aid_robot.model.guidance import DualGuidance
 from aid_robot.observation import resize_frames, to_frames
-from aid_robot.predictor import Request
-
-Progress = Callable[[int, int], None]
-
-
-class PredictOptions(TypedDict, total=False):
-    """What a caller may set for one call; everything else is the model's own config."""
-
-    # Denoising steps, and the config's other sampling fields.
-    steps: int
-    sampler: str
-    schedule: str
-    # s_v, or a pair that grows from the first frame to the last; and s_t.
-    image_guidance_scale: float | tuple[float, float]
-    text_guidance_scale: float
-    # Noise levels (low, high) at which guidance acts.
-    guidance_interval: tuple[float, float]
-    # Camera of observations that have several.
-    camera: str
-    # Rate at which the observation was recorded, to be checked against the model's.
-    fps: float
-    # Frames that the caller expects, to be checked against the model's.
-    num_frames: int
-    # Rows that are denoised at once; the default is all on a GPU and 4 on a CPU.
-    batch_size: int
-    # Frames that are decoded at once, and the side of decoding tiles in latent pixels.
-    decode_chunk_size: int
-    decode_tile_size: int
-    # True for a bar, or a function (steps done, steps in all).
-    progress: bool | Progress
+from aid_robot.predictor import PredictOptions, Request
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 from aid_robot.clip import Foresight
+
+Progress = Callable[[int, int], None]
+
+
+class PredictOptions(TypedDict, total=False):
+    """What a caller may set for one call; everything else is the model's own config."""
+
+    # Denoising steps, and the config's other sampling fields.
+    steps: int
+    sampler: str
+    schedule: str
+    # s_v, or a pair that grows from the first frame to the last; and s_t.
+    image_guidance_scale: float | tuple[float, float]
+    text_guidance_scale: float
+    # Noise levels (low, high) at which guidance acts.
+    guidance_interval: tuple[float, float]
+    # Camera of observations that have several.
+    camera: str
+    # Rate at which the observation was recorded, to be checked against the model's.
+    fps: float
+    # Frames that the caller expects, to be checked against the model's.
+    num_frames: int
+    # Rows that are denoised at once; the default is all on a GPU and 4 on a CPU.
+    batch_size: int
+    # Frames that are decoded at once, and the side of decoding tiles in latent pixels.
+    decode_chunk_size: int
+    decode_tile_size: int
+    # True for a bar, or a function (steps done, steps in all).
+    progress: bool | Progress
 
 
 @dataclass(frozen=True)
@@ -49,11 +78,15 @@ class Predictor(Protocol):
         *,
         num_samples: int = 1,
         seed: int | None = None,
-        **options: Any,
+        **options: Unpack[PredictOptions],
     ) -> Foresight:
         """Predict the clip that follows an observation under an instruction."""
 
     def predict_many(
-        self, requests: Sequence[Request], *, num_samples: int = 1, **options: Any
+        self,
+        requests: Sequence[Request | tuple[Any, str]],
+        *,
+        num_samples: int = 1,
+        **options: Unpack[PredictOptions],
     ) -> list[Foresight]:
         """Answer several requests in one batch; the same frames as one by one."""

@@ -236,13 +236,15 @@ def test_overflow_is_an_error_not_a_black_clip() -> None:
     model = tiny_model()
     with torch.no_grad():
         model.vae.decoder.conv_in.weight.fill_(float("nan"))
-    with pytest.raises(SamplingError, match="not finite in torch.float32"):
+    with pytest.raises(SamplingError, match=r"not finite in torch\.float32"):
         VideoForesight(model).predict(FRAME, "open the drawer")
 
 
 def test_from_pretrained_names_what_it_cannot_do(tiny_model_dir: Path) -> None:
-    with pytest.raises(ConfigError, match="sees no CUDA") if not torch.cuda.is_available() else (
-        pytest.raises(ConfigError, match="cuda:99")
+    with (
+        pytest.raises(ConfigError, match="sees no CUDA")
+        if not torch.cuda.is_available()
+        else (pytest.raises(ConfigError, match="cuda:99"))
     ):
         VideoForesight.from_pretrained(tiny_model_dir, device="cuda:99")
     with pytest.raises(ConfigError, match="dtype='int8'"):

@@ -84,7 +84,9 @@ def test_light_modules_load_no_torch(module: str) -> None:
 
 
 def test_public_names_load_lazily() -> None:
-    code = "import aid_robot; print(aid_robot.VideoForesight.__name__, aid_robot.Foresight.__name__)"
+    code = (
+        "import aid_robot; print(aid_robot.VideoForesight.__name__, aid_robot.Foresight.__name__)"
+    )
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )

@@ -40,9 +40,7 @@ def tiny_config(**changes: Any) -> AIDConfig:
         text_model=None,
         adapters=AdapterConfig(num_attention_heads=2),
         dqformer=DQFormerConfig(num_attention_heads=2, tokens_per_frame=5),
-        sampling=SamplingConfig(
-            steps=3, sigma_min=0.05, sigma_max=20.0, image_guidance_scale=1.5
-        ),
+        sampling=SamplingConfig(steps=3, sigma_min=0.05, sigma_max=20.0, image_guidance_scale=1.5),
         noise_aug_strength=0.0,
     )
     return config.replace(**changes)

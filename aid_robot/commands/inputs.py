@@ -133,6 +133,11 @@ class Recorded(Input):
 
     def __init__(self, text: str, camera: str | None, fps: float | None) -> None:
         path, key = split_episode(text)
+        if not path.exists():
+            raise DataFormatError(
+                f"there is no '{text}'; expected an image, a video, a recording (PATH or "
+                "PATH#EPISODE) or the number of a webcam: check the path"
+            )
         recording = open_recording(path, fps=fps)
         self.episode: Episode = recording[0 if key is None else find_episode(recording, key)]
         self._camera = camera or self.episode.camera

@@ -76,7 +76,8 @@ class AIDModel:
         """
         for name, module in self.modules.items():
             upcast = name == "vae" and self.vae.config.force_upcast and dtype == torch.float16
-            module.to(device=device, dtype=torch.float32 if upcast else dtype)
+            # Not diffusers' own `to`: it warns of float32 layers, of which there are none.
+            nn.Module.to(module, device=device, dtype=torch.float32 if upcast else dtype)
             module.eval().requires_grad_(False)
         return self
 

@@ -40,7 +40,7 @@ class TrainingConfig:
 
 
 STAGE_DEFAULTS: dict[str, TrainingConfig] = {
-    "vae": TrainingConfig(batch_size=4, learning_rate=1e-3, ema_decay=0.998),
-    "prior": TrainingConfig(),
-    "aid": TrainingConfig(),
+    "vae": TrainingConfig(learning_rate=2e-3, warmup_steps=50, ema_decay=0.998),
+    "prior": TrainingConfig(batch_size=4, ema_decay=0.995),
+    "aid": TrainingConfig(batch_size=4, ema_decay=0.995),
 }

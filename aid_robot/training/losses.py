@@ -29,8 +29,8 @@ def edm_loss(prediction: Tensor, target: Tensor, sigma: Tensor, weight: Tensor) 
     return (level * per_clip).mean()
 
 
-def vae_loss(reconstruction: Tensor, pixels: Tensor, kl: Tensor, kl_weight: float = 1e-3) -> Tensor:
-    """Return absolute error of pixels and of their edges, and the weighted divergence.
+def vae_loss(reconstruction: Tensor, pixels: Tensor, kl: Tensor, kl_weight: float = 1e-4) -> Tensor:
+    """Return absolute and squared error, error of the edges, and the weighted divergence.
 
     Args:
         reconstruction: (B, 3, H, W) in about [-1, 1].
@@ -38,8 +38,8 @@ def vae_loss(reconstruction: Tensor, pixels: Tensor, kl: Tensor, kl_weight: floa
         kl: Divergence from the unit Gaussian by element, any shape.
         kl_weight: Its weight.
     """
-    edges = sum(
-        (F.l1_loss(reconstruction.diff(dim=dim), pixels.diff(dim=dim)) for dim in (-1, -2)),
-        start=torch.zeros((), device=pixels.device),
+    edges = F.l1_loss(reconstruction.diff(dim=-1), pixels.diff(dim=-1)) + F.l1_loss(
+        reconstruction.diff(dim=-2), pixels.diff(dim=-2)
     )
-    return F.l1_loss(reconstruction, pixels) + edges + kl_weight * kl.mean()
+    error = F.l1_loss(reconstruction, pixels) + F.mse_loss(reconstruction, pixels)
+    return error + 0.5 * edges + kl_weight * kl.mean()

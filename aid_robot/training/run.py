@@ -15,7 +15,7 @@ from aid_robot.data.clips import Clip, ClipSampler, LoadedEpisode, load_episodes
 from aid_robot.data.ingest import open_recording
 from aid_robot.errors import ConfigError
 from aid_robot.model.aid import AIDModel
-from aid_robot.model.build import SMALL_SIZES, build_model, build_tokenizer
+from aid_robot.model.build import SMALL_SIZES, build_model, build_tokenizer, zero_residual_branches
 from aid_robot.model.checkpoint import load_model, save_model
 from aid_robot.model.config import preset
 from aid_robot.model.latents import encode, to_pixels
@@ -61,7 +61,10 @@ def new_small_model(instructions: Sequence[str], seed: int = 0) -> AIDModel:
     blank = np.zeros((16, 16, 3), np.uint8)
     texts = [*instructions, *(s for text in instructions for s in states(blank, text))]
     tokenizer = build_tokenizer(texts, _VOCABULARY, SMALL_SIZES.text_length)
-    return build_model(preset("small"), SMALL_SIZES, tokenizer, seed)
+    model = build_model(preset("small"), SMALL_SIZES, tokenizer, seed)
+    zero_residual_branches(model.vae)
+    zero_residual_branches(model.unet)
+    return model
 
 
 def train_stage(

@@ -101,7 +101,9 @@ def damaged(tmp_path: Path, source: Path) -> Path:
 
 
 def test_missing_and_damaged_parts_are_named(tmp_path: Path, tiny_model_dir: Path) -> None:
-    with pytest.raises(WeightsNotFoundError, match=r"no model at '/nowhere/at/all'; tried the folder"):
+    with pytest.raises(
+        WeightsNotFoundError, match=r"no model at '/nowhere/at/all'; tried the folder"
+    ):
         load_model("/nowhere/at/all")
     with pytest.raises(WeightsNotFoundError, match="not an AID model"):
         load_model(tmp_path)

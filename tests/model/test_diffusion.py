@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -73,7 +74,9 @@ def test_euler_with_our_preconditioning_is_diffusers_euler() -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("euler", 0.12), ("heun", 0.02), ("dpmpp_2m", 0.03)])
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("euler", 0.12), ("heun", 0.02), ("dpmpp_2m", 0.03)]
+)
 def test_samplers_solve_a_gaussian_exactly_in_the_limit(name: str, tolerance: float) -> None:
     """Data N(3, 0.5^2) has a known denoiser and a known flow: x0 = 3 + 0.5 x_T / sqrt(T^2+0.25)."""
     mean, std = 3.0, 0.5
@@ -95,9 +98,7 @@ def test_second_order_samplers_beat_euler_at_the_same_steps() -> None:
     start = torch.ones(1, dtype=torch.float64) * 80
     exact = 0.5 * 80 / math.hypot(80.0, 0.5)
     errors = {
-        name: abs(
-            sampler(denoise, start, karras_sigmas(30, 0.01, 80.0), None).item() - exact
-        )
+        name: abs(sampler(denoise, start, karras_sigmas(30, 0.01, 80.0), None).item() - exact)
         for name, sampler in SAMPLERS.items()
     }
     assert errors["heun"] < 0.5 * errors["euler"]
@@ -117,7 +118,7 @@ def test_sigmas_fall_from_the_largest_to_zero(steps: int, low: float, high: floa
     assert len(sigmas) == steps + 1
     assert sigmas[0] == pytest.approx(high)
     assert sigmas[-1] == 0
-    assert all(a > b for a, b in zip(sigmas[:-1], sigmas[1:], strict=True))
+    assert all(a > b for a, b in itertools.pairwise(sigmas))
 
 
 @given(st.integers(1, 60))
@@ -125,7 +126,7 @@ def test_ays_keeps_its_ends(steps: int) -> None:
     sigmas = ays_sigmas(steps)
     assert len(sigmas) == steps + 1
     assert sigmas[0] == pytest.approx(700)
-    assert all(a > b for a, b in zip(sigmas[:-1], sigmas[1:], strict=True))
+    assert all(a > b for a, b in itertools.pairwise(sigmas))
     if steps == 10:
         assert sigmas[:-1] == pytest.approx(list(AYS_SVD_SIGMAS))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -107,7 +109,7 @@ def test_tiles_cover_a_frame_and_overlap(size: int, tile: int) -> None:
         assert starts == [0]
         return
     assert starts[-1] + tile == size
-    assert all(b - a <= tile - overlap + 1 for a, b in zip(starts[:-1], starts[1:], strict=True))
+    assert all(b - a <= tile - overlap + 1 for a, b in itertools.pairwise(starts))
 
 
 def test_clip_pixels_have_clip_s_size_and_scale() -> None:

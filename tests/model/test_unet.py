@@ -45,7 +45,9 @@ def test_untrained_aid_equals_svd(size: tuple[int, int]) -> None:
     sample, timestep, context, time_ids = inputs(*size)
     expected = reference(sample, timestep, context, time_ids).sample
     cached = ours.project_context(context[:, None].expand(-1, N, -1, -1), context)
-    torch.testing.assert_close(ours(sample, timestep, cached, time_ids), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ours(sample, timestep, cached, time_ids), expected, atol=1e-5, rtol=0
+    )
 
 
 @torch.no_grad()

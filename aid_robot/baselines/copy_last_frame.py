@@ -1,0 +1,85 @@
+"""The simplest prediction: nothing moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Unpack
+
+import numpy as np
+
+from aid_robot.clip import Foresight
+from aid_robot.model.config import AIDConfig
+from aid_robot.options import check_count, check_options, check_request
+from aid_robot.predictor import PredictOptions, Request
+
+
+class CopyLastFrame:
+    """Repeat the last given frame, as a `Predictor` with the shape of some AID.
+
+    Args:
+        config: Its N, K, fps and size are taken.
+    """
+
+    def __init__(self, config: AIDConfig) -> None:
+        # It reads no text, so that a blank instruction is no error.
+        sampling = replace(config.sampling, text_guidance_scale=0.0)
+        self.config = config.replace(sampling=sampling)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of the recorded world."""
+        return self.config.fps
+
+    @property
+    def num_frames(self) -> int:
+        """N, the frames of a foresight."""
+        return self.config.num_frames
+
+    @property
+    def num_conditioning_frames(self) -> int:
+        """K, the frames that an observation must give."""
+        return self.config.num_conditioning_frames
+
+    def predict(
+        self,
+        obs: Any,
+        instruction: str | None = None,
+        *,
+        num_samples: int = 1,
+        seed: int | None = None,
+        **options: Unpack[PredictOptions],
+    ) -> Foresight:
+        """Return the last given frame N - K times; the samples are all the same."""
+        return self.predict_many(
+            [Request(obs, instruction, seed)], num_samples=num_samples, **options
+        )[0]
+
+    def predict_many(
+        self,
+        requests: Sequence[Request | tuple[Any, str]],
+        *,
+        num_samples: int = 1,
+        **options: Unpack[PredictOptions],
+    ) -> list[Foresight]:
+        """Answer several requests."""
+        check_count("num_samples", num_samples)
+        check_options(options, self.config)
+        clips = []
+        for request in (r if isinstance(r, Request) else Request(*r) for r in requests):
+            job = check_request(
+                request, range(num_samples), {"text_guidance_scale": 0.0}, self.config
+            )
+            missing = self.num_frames - len(job.frames)
+            clip = np.concatenate([job.frames, job.frames[-1:].repeat(missing, axis=0)])
+            clips.append(
+                Foresight(
+                    frames=np.repeat(clip[None], num_samples, axis=0),
+                    fps=self.fps,
+                    instruction=job.instruction,
+                    num_conditioning_frames=self.num_conditioning_frames,
+                    seed=job.seed,
+                    model_id="copy-last-frame",
+                )
+            )
+        return clips
