@@ -39,6 +39,10 @@ class CheckpointError(AIDRobotError, ValueError):
     """A checkpoint is damaged, incomplete, or of another kind than expected."""
 
 
+class TrainingError(AIDRobotError, RuntimeError):
+    """A training run can't go on."""
+
+
 class DataFormatError(AIDRobotError, ValueError):
     """Recorded data does not have the layout that its reader expects."""
 

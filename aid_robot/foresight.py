@@ -18,19 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aid_robot.clip import Foresight
-from aid_robot.errors import InstructionError, SamplingError
+from aid_robot.errors import InstructionError, SamplingError, StatePredictionError
 from aid_robot.hub import BUNDLED
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.checkpoint import load_model
 from aid_robot.model.conditioning import Condition, Encodings
 from aid_robot.model.config import AIDConfig
 from aid_robot.model.diffusion import SAMPLERS, make_sigmas
-from aid_robot.model.guidance import Branch, guide
+from aid_robot.model.guidance import Branch, guide, pin
 from aid_robot.model.latents import decode, to_frames, to_pixels
 from aid_robot.model.states import StatePredictor, make_state_predictor
 from aid_robot.options import (
     Job,
     check_count,
+    check_instruction,
     check_options,
     check_request,
     choose_sampling,
@@ -86,7 +87,7 @@ class VideoForesight:
             name_or_path: "bundled", a folder with an `aid/` part, or a hub id.
             device: "auto", "cpu", "cuda", "cuda:1", ...
             dtype: "auto", "float32", "float16", "bfloat16".
-            runtime: "auto", "torch" or "compile".
+            runtime: Who runs the UNet: "auto" or "torch".
             states: "template", "llava:<folder or hub id>", "endpoint:<url>#<model>", or a
                 predictor of your own.
 
@@ -95,7 +96,7 @@ class VideoForesight:
         """
         target = choose_device(device)
         chosen = choose_dtype(dtype, target)
-        model = load_model(name_or_path).to(target, chosen)
+        model = load_model(name_or_path, dtype=chosen).to(target, chosen)
         return cls(
             model,
             state_predictor=make_state_predictor(states, num_states=model.config.num_states),
@@ -187,20 +188,26 @@ class VideoForesight:
             raise InstructionError(
                 f"a plan is a list of instructions, got {plan!r}; for a single one call predict"
             )
+        if "states" in options:
+            raise TypeError("rollout asks the state predictor at every step and takes no states")
         seed = draw_seed(seed)
+        for instruction in plan:  # before minutes are spent on the steps before a bad one
+            check_instruction(instruction, options, self.config)
         step = self.predict(obs, plan[0], num_samples=num_samples, seed=seed, **options)
         steps = [step]
+        later = PredictOptions(**options)
+        later.pop("camera", None)
         for index, instruction in enumerate(plan[1:], start=1):
             jobs = [
                 check_request(
                     Request(clip[-self.num_conditioning_frames :], instruction, seed + index),
                     range(sample, sample + 1),
-                    {},
+                    later,
                     self.config,
                 )
                 for sample, clip in enumerate(step.frames)
             ]
-            clips = self._run(jobs, options)
+            clips = self._run(jobs, later)
             step = replace(clips[0], frames=np.concatenate([clip.frames for clip in clips]))
             steps.append(step)
         return Foresight.chain(steps)
@@ -236,6 +243,9 @@ class VideoForesight:
                 noise = torch.stack([self._noise(jobs[i].seed, s) for i, s in batch])
                 latents = noise.to(model.device) * sigmas[0]
                 denoise = guide(self._branch_denoiser(condition, branches), guidance)
+                if model.config.given_frames == "pinned":
+                    known = model.to_diffusion(part.given, part.given).to(latents.dtype)
+                    denoise = pin(denoise, known)
                 latents = SAMPLERS[sampling.sampler](denoise, latents, sigmas, report)
             with timer.stage("decode"):
                 given = np.stack([jobs[index].frames for index, _ in batch])
@@ -264,7 +274,13 @@ class VideoForesight:
             return job.states
         if not job.instruction:
             return ("",) * self.config.num_states
-        return tuple(self.state_predictor(job.frames[0], job.instruction))
+        states = tuple(self.state_predictor(job.first_frame, job.instruction))
+        if len(states) != self.config.num_states:
+            raise StatePredictionError(
+                f"{self.state_predictor.identity} gave {len(states)} states, the model takes "
+                f"{self.config.num_states}: {states!r}"
+            )
+        return states
 
     def _encode(self, jobs: Sequence[Job], states: Sequence[tuple[str, ...]]) -> Encodings:
         frames = torch.from_numpy(np.stack([job.frames for job in jobs]))

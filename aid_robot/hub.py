@@ -81,7 +81,11 @@ def verify_checksums(folder: Path) -> None:
     record = folder / CHECKSUMS
     if not record.exists():
         return
-    for name, expected in json.loads(record.read_text()).items():
+    try:
+        sums = dict(json.loads(record.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{record} is damaged ({error}): restore it") from error
+    for name, expected in sums.items():
         path = folder / name
         if not path.exists():
             raise WeightsNotFoundError(

@@ -5,8 +5,9 @@
 Held out are the episodes that `aid-robot train` leaves out of the same recordings. Reported over
 the predicted frames only: PSNR of the prediction, of copying the last given frame, and of the
 VAE's own reconstruction of the truth (the best this model can reach); and the PSNR under another
-episode's instruction with the same noise, which tells whether the text matters. Writes figures as
-JSON and strips of the first clips as PNG.
+episode's instruction with the same noise, which tells whether the text matters. Intervals are a
+bootstrap over episodes, of which there may be few. Writes figures as JSON and strips of the first
+clips as PNG.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from aid_robot.data.clips import Clip, fixed_clips
 from aid_robot.evaluation.psnr import psnr
 from aid_robot.model.latents import decode, encode, to_frames, to_pixels
 from aid_robot.predictor import Request
-from aid_robot.training.run import load_sources
+from aid_robot.training.run import has_rate, load_sources
 
 
 def reconstruct(foresight: VideoForesight, clip: Clip) -> np.ndarray:
@@ -51,12 +52,17 @@ def main() -> None:
     config = foresight.config
     given = config.num_conditioning_frames
     size = (config.height, config.width)
-    train, held_out = load_sources(args.sources, *size, all_cameras=False)
+    train, held_out = load_sources(args.sources, *size, all_cameras=False, margin=False)
     chosen = [
         episode
         for episode in (train if args.train_split else held_out)
-        if episode.fps == config.fps and episode.instructions
+        if has_rate(episode, config.fps) and episode.instructions and len(episode.frames) > given
     ]
+    if not chosen:
+        parser.error(
+            f"none of the {len(train) + len(held_out)} videos is held out, has an instruction and "
+            f"{config.fps:g} frames a second"
+        )
     clips = fixed_clips(chosen, config.num_frames, size)
     options = {
         name: getattr(args, name)
@@ -69,8 +75,8 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     for index, clip in enumerate(tqdm(clips, unit="clip")):
         history = clip.frames[:given]
-        # Another scene's instruction: half-way round the list is never the same episode.
-        wrong = clips[(index + len(clips) // 2) % len(clips)].instruction
+        others = [c.instruction for c in clips if c.instruction != clip.instruction]
+        wrong = others[index % len(others)] if others else "open the drawer"
         right, other = foresight.predict_many(
             [Request(history, clip.instruction, index), Request(history, wrong, index)], **options
         )
@@ -91,15 +97,19 @@ def main() -> None:
         if index < args.strips:
             right.save(args.output / f"strip_{index}.png", truth=clip.frames)
 
+    episodes = sorted({row["episode"] for row in rows})
+
+    def by_episode(values: list[float]) -> np.ndarray:
+        return np.array(
+            [
+                np.mean([v for v, row in zip(values, rows, strict=True) if row["episode"] == name])
+                for name in episodes
+            ]
+        )
+
     def column(name: str) -> np.ndarray:
-        return np.array([row[name] for row in rows])
+        return by_episode([row[name] for row in rows])
 
-    def interval(values: np.ndarray) -> tuple[float, float, float]:
-        rng = np.random.default_rng(0)
-        draws = rng.choice(values, (2000, len(values))).mean(1)
-        return values.mean(), *np.percentile(draws, [2.5, 97.5])
-
-    print(f"{len(rows)} clips of {len(chosen)} episodes, frames {given}..{config.num_frames - 1}")
     figures = {
         "prediction": column("model"),
         "copying the last frame": column("copy"),
@@ -107,12 +117,19 @@ def main() -> None:
         "prediction - copying": column("model") - column("copy"),
         "prediction - under another instruction": column("model") - column("other_instruction"),
     }
+    split = "training" if args.train_split else "held-out"
+    print(
+        f"{len(rows)} clips of {len(episodes)} {split} episodes, frames {given} to "
+        f"{config.num_frames - 1}, {size[1]}x{size[0]}, {right.settings}"
+    )
     summary = {}
     for name, values in figures.items():
-        mean, low, high = interval(values)
-        summary[name] = {"mean": mean, "low": low, "high": high}
-        print(f"  {name:40s} {mean:6.2f} dB   [{low:.2f}, {high:.2f}]")
-    record = {"arguments": {k: str(v) for k, v in vars(args).items()}, "summary": summary}
+        draws = np.random.default_rng(0).choice(values, (2000, len(values))).mean(1)
+        low, high = np.percentile(draws, [2.5, 97.5])
+        summary[name] = {"mean": values.mean(), "low": low, "high": high}
+        print(f"  {name:40s} {values.mean():6.2f} dB   [{low:.2f}, {high:.2f}]")
+    record = {"arguments": {k: str(v) for k, v in vars(args).items()}, "settings": right.settings}
+    record["summary"] = summary
     (args.output / "validation.json").write_text(json.dumps({**record, "clips": rows}, indent=1))
 
 

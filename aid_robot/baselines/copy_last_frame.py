@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -22,9 +21,7 @@ class CopyLastFrame:
     """
 
     def __init__(self, config: AIDConfig) -> None:
-        # It reads no text, so that a blank instruction is no error.
-        sampling = replace(config.sampling, text_guidance_scale=0.0)
-        self.config = config.replace(sampling=sampling)
+        self.config = config
 
     @property
     def fps(self) -> float:
@@ -67,9 +64,9 @@ class CopyLastFrame:
         check_options(options, self.config)
         clips = []
         for request in (r if isinstance(r, Request) else Request(*r) for r in requests):
-            job = check_request(
-                request, range(num_samples), {"text_guidance_scale": 0.0}, self.config
-            )
+            # It reads no text, so that a blank instruction is no error.
+            free = PredictOptions({**options, "text_guidance_scale": 0.0})
+            job = check_request(request, range(num_samples), free, self.config)
             missing = self.num_frames - len(job.frames)
             clip = np.concatenate([job.frames, job.frames[-1:].repeat(missing, axis=0)])
             clips.append(

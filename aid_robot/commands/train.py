@@ -37,12 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="model folder to start from (default: the stage before, in RUN)",
     )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model is."""
     from aid_robot.training.run import train_stage
 
-    model = train_stage(args.stage, args.sources, args.output, args.minutes, start=args.start)
+    model = train_stage(
+        args.stage, args.sources, args.output, args.minutes, start=args.start, device=args.device
+    )
     print(f"wrote {model}")
     return 0

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from aid_robot.data.episode import Episode
 from aid_robot.errors import DataFormatError
+from aid_robot.observation import resize_frames
 
 UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+Scalar = TypeVar("Scalar", np.uint8, np.float32)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Clip:
     valid: int  # frames that are real, 1 <= valid <= N
     instruction: str  # "" where the episode has none
     episode: str
+    latents: FloatArray | None = None  # (N, C, h, w), unscaled, where they were cached
 
 
 def load_episodes(
@@ -44,12 +49,9 @@ def load_episodes(
     for episode in episodes:
         cameras = list(episode.videos) if all_cameras else [episode.camera]
         for camera in cameras:
-            frames = np.stack(
-                [
-                    cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-                    for frame in episode.videos[camera]
-                ]
-            ).astype(np.uint8)
+            frames = np.concatenate(
+                [resize_frames(frame[None], (height, width)) for frame in episode.videos[camera]]
+            )
             loaded.append(
                 LoadedEpisode(
                     id=f"{episode.id}/{camera}",
@@ -61,11 +63,19 @@ def load_episodes(
     return loaded
 
 
-class ClipSampler:
-    """Draw random, lightly augmented windows; the generator is the only state.
+@dataclass(frozen=True)
+class _Version:
+    """An episode as augmented once, and its latents."""
 
-    Augmentation is the same for all frames of a clip: a crop of 7/8 of the frame at a random
-    place, a mirrored frame where the instruction names no side, and a change of brightness,
+    frames: UInt8Array  # (T, H, W, 3)
+    latents: FloatArray  # (T, C, h, w)
+
+
+class ClipSampler:
+    """Draw random, lightly augmented windows; the generator handed in is the only state.
+
+    Augmentation is the same for all frames of a clip: a crop of 7/8 to 8/8 of the frame at a
+    random place, a mirrored frame where the instruction names no side, and a change of brightness,
     contrast and colour.
 
     Args:
@@ -94,18 +104,43 @@ class ClipSampler:
         # An episode counts by how many different windows it has, longer ones less than in full.
         starts = [max(1, len(e.frames) - min_frames + 1) for e in self.episodes]
         self._weights = np.sqrt(starts) / np.sqrt(starts).sum()
+        self._versions: list[list[_Version]] = []
+
+    def cache_latents(
+        self, encode: Callable[[UInt8Array], FloatArray], versions: int, seed: int = 0
+    ) -> None:
+        """Augment and encode every episode a few times over; clips are then cut out of these.
+
+        Args:
+            encode: (T, H, W, 3) uint8 -> (T, C, h, w) latents.
+            versions: Augmented copies of each episode.
+            seed: Of the augmentation.
+        """
+        rng = np.random.default_rng(seed)
+        for episode in tqdm(self.episodes, desc="encode", unit="video"):
+            text = " ".join(episode.instructions)
+            augmented = [_augment(episode.frames, self.size, text, rng) for _ in range(versions)]
+            self._versions.append([_Version(frames, encode(frames)) for frames in augmented])
 
     def draw(self, rng: np.random.Generator, num_frames: int | None = None) -> Clip:
         """Draw one clip."""
         num_frames = num_frames or self.num_frames
-        episode = self.episodes[rng.choice(len(self.episodes), p=self._weights)]
+        index = rng.choice(len(self.episodes), p=self._weights)
+        episode = self.episodes[index]
         last_start = max(0, len(episode.frames) - min(num_frames, self.min_frames))
         start = int(rng.integers(last_start + 1))
+        window = slice(start, start + num_frames)
         texts = episode.instructions
         instruction = texts[rng.integers(len(texts))] if texts else ""
-        window = episode.frames[start : start + num_frames]
-        frames = _augment(window, self.size, instruction, rng)
-        return Clip(_pad(frames, num_frames), len(window), instruction, episode.id)
+        latents = None
+        if self._versions:
+            version = self._versions[index][rng.integers(len(self._versions[index]))]
+            frames = version.frames[window]
+            latents = _pad(version.latents[window], num_frames)
+        else:
+            frames = _augment(episode.frames[window], self.size, instruction, rng)
+        valid = len(frames)
+        return Clip(_pad(frames, num_frames), valid, instruction, episode.id, latents)
 
 
 def fixed_clips(
@@ -117,21 +152,16 @@ def fixed_clips(
         last = max(0, len(episode.frames) - num_frames)
         for start in sorted({round(at) for at in np.linspace(0, last, per_episode)}):
             window = episode.frames[start : start + num_frames]
-            frames = np.stack([_resize(frame, size) for frame in window])
+            frames = resize_frames(window, size)
             instruction = episode.instructions[0] if episode.instructions else ""
             clips.append(Clip(_pad(frames, num_frames), len(window), instruction, episode.id))
     return clips
 
 
-def _pad(frames: UInt8Array, num_frames: int) -> UInt8Array:
+def _pad(frames: npt.NDArray[Scalar], num_frames: int) -> npt.NDArray[Scalar]:
+    """Repeat the last frame where an episode ends within the window."""
     missing = num_frames - len(frames)
     return np.concatenate([frames, frames[-1:].repeat(missing, axis=0)]) if missing else frames
-
-
-def _resize(frame: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    height, width = size
-    resized: UInt8Array = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    return resized
 
 
 def _augment(
@@ -146,7 +176,7 @@ def _augment(
     words = instruction.lower()
     if rng.random() < 0.5 and "left" not in words and "right" not in words:
         cropped = cropped[:, :, ::-1]
-    resized = np.stack([_resize(np.ascontiguousarray(frame), size) for frame in cropped])
+    resized = resize_frames(np.ascontiguousarray(cropped), size)
     # Gain for each colour, contrast and brightness, the same for the whole clip.
     gain = rng.uniform(0.9, 1.1, size=3) * rng.uniform(0.85, 1.15)
     values = resized.astype(np.float32) * gain + rng.uniform(-12, 12)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aid_robot.errors import ConfigError
 from aid_robot.model.conditioning import (
     Condition,
     ConditionEncoder,
@@ -40,6 +41,21 @@ class AIDModel:
     tokenizer: Any  # transformers.CLIPTokenizer
     condition_encoder: ConditionEncoder
 
+    def __post_init__(self) -> None:
+        factor = self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        config = self.config
+        if config.height % self.vae_factor or config.width % self.vae_factor:
+            raise ConfigError(
+                f"height x width = {config.height}x{config.width} must be multiples of the VAE's "
+                f"factor {self.vae_factor}, better of {factor}"
+            )
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels along one side of a latent pixel."""
+        factor: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return factor
+
     @property
     def modules(self) -> dict[str, nn.Module]:
         """The neural parts by the names of their folders."""
@@ -64,9 +80,8 @@ class AIDModel:
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """Shape of one clip's latents, (N, C, h, w)."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         config = self.config
-        size = (config.height // factor, config.width // factor)
+        size = (config.height // self.vae_factor, config.width // self.vae_factor)
         return config.num_frames, self.vae.config.latent_channels, *size
 
     def to(self, device: torch.device, dtype: torch.dtype) -> AIDModel:
@@ -130,7 +145,9 @@ class AIDModel:
 
         Rows are ordered branch by branch: all clips of the first, then all of the second.
         """
-        parts = [self.condition_encoder(encodings, self.null_text(), branch) for branch in branches]
+        without_text = any(not with_text for _, with_text in branches)
+        null_text = self.null_text() if without_text else None
+        parts = [self.condition_encoder(encodings, null_text, branch) for branch in branches]
         latents = torch.cat([part_latents for _, part_latents in parts])
         return Condition(
             context=self.unet.project_context(
@@ -144,7 +161,7 @@ class AIDModel:
     def condition_without_text(self, encodings: Encodings) -> Condition:
         """Build SVD's own condition: the pooled image embedding is the whole context.
 
-        `encodings.image` must be the pooled token. Used to train and run the prior.
+        `encodings.image` must be the pooled token. Used to train the prior.
         """
         latents = self.condition_encoder.fill(encodings.given)
         context = encodings.image[:, :1]
@@ -172,7 +189,7 @@ class AIDModel:
             scales = (1 / norm, -level / norm.sqrt(), 1 / norm.sqrt())
         else:
             at = Preconditioning.at(sigma)
-            noise = torch.tensor(at.noise, device=latents.device)
+            noise = torch.full((), at.noise, device=latents.device)
             scales = (at.skip, at.out, at.in_)
         skip, out, in_ = scales
         dtype = self.dtype

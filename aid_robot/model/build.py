@@ -239,7 +239,7 @@ def build_condition_encoder(
 
 def build_model(config: AIDConfig, sizes: ModelSizes, tokenizer: Any, seed: int = 0) -> AIDModel:
     """Build a whole AID with random weights from a seed."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, vae = build_unet(config, sizes), build_vae(sizes)
         image_encoder = build_image_encoder(sizes)

@@ -3,9 +3,10 @@
     model_index.json  unet/  vae/  image_encoder/  text_encoder/  tokenizer/  scheduler/
     aid/config.json   aid/model.safetensors
 
-`unet/` is the frozen base exactly as diffusers writes it, so that diffusers' own
-`StableVideoDiffusionPipeline` can load it; `aid/` holds what AID trains (adapters, cross-attention,
-DQFormer, mask token). A full-size model saves `aid/` alone and names its base.
+`unet/` is the frozen base exactly as diffusers writes it: its own `StableVideoDiffusionPipeline`
+loads the folder and runs the prior (meaningful where `latent_reference` is "none", as at full size:
+it knows nothing of differences to a reference). `aid/` holds what AID trains (adapters,
+cross-attention, DQFormer, mask token). A full-size model saves `aid/` alone and names its base.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ from diffusers import (
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
 
 from aid_robot import __version__
 from aid_robot.errors import CheckpointError, WeightsNotFoundError
-from aid_robot.hub import resolve, verify_checksums
+from aid_robot.hub import CHECKSUMS, resolve, verify_checksums
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.build import build_condition_encoder
 from aid_robot.model.config import AIDConfig
@@ -38,13 +44,22 @@ from aid_robot.model.unet import AIDUNet
 AID_FOLDER = "aid"
 AID_CONFIG = "config.json"
 AID_WEIGHTS = "model.safetensors"
+UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _UNET, _CONDITION = "unet.", "condition_encoder."
 
 
 def load_model(
-    name_or_path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype = torch.float32,
+    base_model: str | os.PathLike[str] | None = None,
 ) -> AIDModel:
     """Load a trained AID: a folder or hub id that has an `aid/` folder, on the CPU.
+
+    Args:
+        name_or_path: "bundled", a folder, or a hub id.
+        dtype: Of all weights; a VAE that asks to be upcast is float32 where the rest is float16.
+        base_model: Where the base is, if no longer where the config says.
 
     Raises:
         WeightsNotFoundError: The model, or the base it names, is nowhere to be found.
@@ -52,6 +67,8 @@ def load_model(
     """
     folder = resolve(name_or_path)
     config = load_config(folder)
+    if base_model is not None:
+        config = config.replace(base_model=_portable(base_model))
     verify_checksums(folder)
     whole = (folder / "unet").is_dir()
     if not whole and config.base_model is None:
@@ -71,6 +88,7 @@ def from_svd(
     *,
     text_model: str | os.PathLike[str] | None = None,
     dtype: torch.dtype = torch.float32,
+    seed: int = 0,
 ) -> AIDModel:
     """Start an untrained AID on a Stable Video Diffusion.
 
@@ -80,11 +98,20 @@ def from_svd(
         text_model: Folder or hub id of the text tower where it isn't in the base; None takes
             `config.text_model`.
         dtype: Of all weights.
+        seed: Of AID's random weights.
     """
     config = config.replace(
-        base_model=os.fspath(base), text_model=os.fspath(text_model or config.text_model or base)
+        base_model=_portable(base), text_model=_portable(text_model or config.text_model or base)
     )
-    return _assemble(resolve(base), config, dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _assemble(resolve(base), config, dtype)
+
+
+def _portable(name_or_path: str | os.PathLike[str]) -> str:
+    """Make a folder absolute, so that the config that names it can be read from anywhere."""
+    folder = Path(name_or_path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else os.fspath(name_or_path)
 
 
 def load_config(folder: Path) -> AIDConfig:
@@ -97,15 +124,18 @@ def load_config(folder: Path) -> AIDConfig:
         )
     try:
         values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}): restore it") from error
-    values.pop("aid_robot_version", None)
+    if isinstance(values, dict):
+        values.pop("aid_robot_version", None)
     return AIDConfig.from_dict(values)
 
 
 def _assemble(base: Path, config: AIDConfig, dtype: torch.dtype) -> AIDModel:
     unet = _part(UNetSpatioTemporalConditionModel, base, "unet", torch_dtype=dtype)
     vae = _part(AutoencoderKLTemporalDecoder, base, "vae", torch_dtype=dtype)
+    if dtype == torch.float16 and vae.config.force_upcast:
+        vae = _part(AutoencoderKLTemporalDecoder, base, "vae", torch_dtype=torch.float32)
     image_encoder = _part(CLIPVisionModelWithProjection, base, "image_encoder", dtype=dtype)
     if (base / "text_encoder").is_dir():
         text_encoder = _part(CLIPTextModel, base, "text_encoder", dtype=dtype)
@@ -150,7 +180,7 @@ def _part(cls: Any, folder: Path, subfolder: str | None, **kwargs: Any) -> Any:
 
 def _tokenizer(folder: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} can't be loaded as a tokenizer: {error}") from error
 
@@ -182,6 +212,12 @@ def load_aid_part(model: AIDModel, folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(loaded[name])
+
+
+def load_base_unet(folder: Path) -> dict[str, Tensor]:
+    """Read the frozen UNet's weights of a model that was saved whole, the prior's."""
+    weights: dict[str, Tensor] = load_file(folder / "unet" / UNET_WEIGHTS)
+    return weights
 
 
 def _check_fit(path: Path, own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
@@ -253,9 +289,15 @@ def save_model(
         interpolation_type="linear",
         steps_offset=1,
     ).save_pretrained(folder / "scheduler")
+    size = model.image_encoder.config.image_size
+    CLIPImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    ).save_pretrained(folder / "feature_extractor")
     save_aid(model, folder, dtype=dtype)
+    (folder / CHECKSUMS).unlink(missing_ok=True)
     index = {
         "_class_name": "StableVideoDiffusionPipeline",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
         "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
         "scheduler": ["diffusers", "EulerDiscreteScheduler"],
         "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
@@ -275,9 +317,14 @@ def _save_part(
         .contiguous()
         for name, tensor in state.items()
     }
-    name = "diffusion_pytorch_model.safetensors" if is_diffusers else "model.safetensors"
+    name = UNET_WEIGHTS if is_diffusers else AID_WEIGHTS
     save_file(stored, folder / name, metadata={"format": "pt"})
     if is_diffusers:
         part.save_config(folder)
+        if isinstance(part, AIDUNet):  # the base is diffusers' own class
+            path = folder / "config.json"
+            values = json.loads(path.read_text())
+            values["_class_name"] = UNetSpatioTemporalConditionModel.__name__
+            path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     else:
         part.config.save_pretrained(folder)

@@ -6,6 +6,7 @@ Shapes: B clips, K given frames, N frames, S states, T text tokens, D context wi
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,18 +83,20 @@ class ConditionEncoder(nn.Module):
         return fill_conditioning(given, self.config, self.mask_token)
 
     def forward(
-        self, encodings: Encodings, null_text: tuple[Tensor, Tensor], branch: Branch
+        self, encodings: Encodings, null_text: tuple[Tensor, Tensor] | None, branch: Branch
     ) -> tuple[MCondition, Tensor]:
         """Return context and conditioning latents as one branch of the guidance sees them.
 
         Args:
             encodings: Of B requests.
-            null_text: t1 and t2 of the null instruction, (1, T, D) and (1, S, T, D).
+            null_text: t1 and t2 of the null instruction, (1, T, D) and (1, S, T, D); needed for
+                branches without text.
             branch: Whether the image and whether the text counts.
         """
         with_image, with_text = branch
         text, states = encodings.text, encodings.states
         if not with_text:
+            assert null_text is not None
             text, states = (
                 null.to(like).expand_as(like)
                 for null, like in zip(null_text, (text, states), strict=True)
@@ -107,14 +110,18 @@ class ConditionEncoder(nn.Module):
 def tokenize(tokenizer: Any, texts: Sequence[str], length: int) -> Tensor:
     """Tokenize to exactly `length` tokens, cutting what is longer. Safe for threads."""
     with _TOKENIZER_LOCK:
-        ids: Tensor = tokenizer(
-            list(texts),
-            padding="max_length",
-            max_length=length,
-            truncation=True,
-            return_tensors="pt",
+        rows = tokenizer(list(texts), padding="max_length", max_length=length).input_ids
+        cut = tokenizer(
+            list(texts), padding="max_length", max_length=length, truncation=True
         ).input_ids
-    return ids
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) > length:
+            warnings.warn(
+                f"'{text}' has {len(row)} tokens, the text tower takes {length}: its end is not "
+                "read; shorten it",
+                stacklevel=2,
+            )
+    return torch.tensor(cut)
 
 
 def encode_text(text_encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:

@@ -19,6 +19,8 @@ ImageTokens = Literal["pooled", "patches"]
 NullText = Literal["empty", "zeros"]
 TemporalContext = Literal["multimodal", "first_frame"]
 LatentReference = Literal["none", "conditioning"]
+GivenFrames = Literal["pinned", "sampled"]
+ContextJoin = Literal["tokens", "channels"]
 SamplerName = Literal["euler", "heun", "dpmpp_2m"]
 SigmaSchedule = Literal["karras", "ays"]
 
@@ -51,6 +53,10 @@ class AdapterConfig:
             raise ConfigError(f"adapters.ratio={self.ratio} must be in (0, 1]")
         if any(size < 1 or size % 2 == 0 for size in self.kernel_size):
             raise ConfigError(f"adapters.kernel_size={self.kernel_size} must be odd numbers")
+        if self.num_attention_heads < 1:
+            raise ConfigError(
+                f"adapters.num_attention_heads={self.num_attention_heads} must be at least 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,14 @@ class DQFormerConfig:
     num_attention_heads: int = 16
     # Learned query tokens for each frame (N_t in the paper).
     tokens_per_frame: int = 77
+    # [our reading] How the branches are joined: tokens one after the other, or channels, which a
+    # linear layer brings back to the context's width.
+    join: ContextJoin = "tokens"
+    # [our reading] Tell the states apart by a learned embedding.
+    state_embedding: bool = True
 
     def __post_init__(self) -> None:
+        _check_choices(self, join=ContextJoin)
         if not (self.multimodal or self.decomposed):
             raise ConfigError("dqformer: multimodal and decomposed are both off; keep one branch")
         for name in ("num_layers", "num_attention_heads", "tokens_per_frame"):
@@ -85,14 +97,17 @@ class SamplingConfig:
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     rho: float = 7.0
-    # s_v and s_t of the dual classifier-free guidance.
-    image_guidance_scale: float = 2.0
+    # s_v and s_t of the dual classifier-free guidance. A pair for s_v grows linearly from the first
+    # frame to the last, as SVD's own guidance does (1 to 3).
+    image_guidance_scale: float | tuple[float, float] = 2.0
     text_guidance_scale: float = 3.0
     # Guidance acts where low <= sigma <= high; outside, one branch is enough.
     guidance_interval: tuple[float, float] = (0.0, float("inf"))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+        if not isinstance(self.image_guidance_scale, int | float):
+            object.__setattr__(self, "image_guidance_scale", tuple(self.image_guidance_scale))
         _check_choices(self, sampler=SamplerName, schedule=SigmaSchedule)
         if self.steps < 1:
             raise ConfigError(f"sampling.steps={self.steps} must be at least 1")
@@ -101,13 +116,19 @@ class SamplingConfig:
                 f"sampling.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "
                 "must be 0 < sigma_min < sigma_max"
             )
+        if self.schedule == "ays" and self.sigma_max != 700.0:
+            raise ConfigError(
+                f"schedule='ays' is made for SVD's sigma_max of 700, not {self.sigma_max}: "
+                "use schedule='karras'"
+            )
 
 
 @dataclass(frozen=True)
 class AIDConfig:
     """An AID model: what it is trained on, what it is built of, and how it is sampled."""
 
-    # Frames of a clip (N), how many of them are given (K), and at which rate.
+    # Frames of a clip (N), how many of them are given (K), and at which rate. [our reading] The
+    # paper gives no rate for SSv2, Epic-Kitchens and UCF; theirs here is Bridge's.
     num_frames: int = 16
     num_conditioning_frames: int = 1
     fps: float = 5.0
@@ -139,6 +160,10 @@ class AIDConfig:
     latent_reference: LatentReference = "none"
     latent_reference_scale: float = 1.0
 
+    # Frames that are given: held at their own latents in every denoising step and left out of the
+    # loss, or predicted like the others and overwritten at the end. [our reading]
+    given_frames: GivenFrames = "pinned"
+
     # SVD's micro-conditioning.
     motion_bucket_id: int = 127
     noise_aug_strength: float = 0.02
@@ -151,6 +176,7 @@ class AIDConfig:
             null_text=NullText,
             temporal_context=TemporalContext,
             latent_reference=LatentReference,
+            given_frames=GivenFrames,
         )
         if not 1 <= self.num_conditioning_frames < self.num_frames:
             raise ConfigError(
@@ -161,6 +187,12 @@ class AIDConfig:
             raise ConfigError(f"fps={self.fps} must be positive")
         if self.height < 16 or self.width < 16:
             raise ConfigError(f"height x width = {self.height}x{self.width} must be >= 16x16")
+        if self.latent_reference_scale <= 0:
+            raise ConfigError(
+                f"latent_reference_scale={self.latent_reference_scale} must be positive"
+            )
+        if self.noise_aug_strength < 0:
+            raise ConfigError(f"noise_aug_strength={self.noise_aug_strength} must not be negative")
         if self.num_states < 1:
             raise ConfigError(f"num_states={self.num_states} must be at least 1")
         if self.temporal_context == "multimodal" and not self.dqformer.multimodal:
@@ -184,6 +216,8 @@ class AIDConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> AIDConfig:
         """Build from plain values; an unknown name is an error, not ignored."""
         parts = {"adapters": AdapterConfig, "dqformer": DQFormerConfig, "sampling": SamplingConfig}
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"the AID config is {values!r}, expected names and values")
         plain = dict(values)
         for name, part in parts.items():
             if name in plain:
@@ -193,7 +227,11 @@ class AIDConfig:
         return config
 
 
-def _build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+def _build(cls: type, values: Any, prefix: str = "") -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"'{prefix.rstrip('.') or 'the AID config'}' is {values!r}, expected names and values"
+        )
     known = [f.name for f in dataclasses.fields(cls)]
     for name in values:
         if name not in known:
@@ -201,12 +239,14 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
             hint = f"; did you mean '{prefix}{close[0]}'?" if close else ""
             raise ConfigError(f"'{prefix}{name}' is not a field of the AID config{hint}")
     values = dict(values)
-    if "guidance_interval" in values:
-        low, high = values["guidance_interval"]
-        values["guidance_interval"] = (float(low), float(high))
     try:
+        if "guidance_interval" in values:
+            low, high = values["guidance_interval"]
+            values["guidance_interval"] = (float(low), float(high))
         return cls(**values)
-    except TypeError as error:
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"the AID config does not fit {cls.__name__}: {error}") from error
 
 

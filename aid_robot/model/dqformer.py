@@ -133,9 +133,17 @@ class DQFormer(nn.Module):
             self.decomposed_norm = nn.LayerNorm(width)
             queries = torch.randn(config.num_frames * dq.tokens_per_frame, width)
             self.queries = nn.Parameter(queries / width**0.5)
-            self.state_index = nn.Parameter(torch.randn(config.num_states, 1, width) * 0.02)
+            self.state_index = (
+                nn.Parameter(torch.randn(config.num_states, 1, width) * 0.02)
+                if dq.state_embedding
+                else None
+            )
         else:
             self.decomposed = nn.ModuleList()
+        both = dq.multimodal and dq.decomposed
+        self.join_channels = (
+            nn.Linear(2 * context_dim, context_dim) if both and dq.join == "channels" else None
+        )
 
     def forward(self, text: Tensor, states: Tensor, image: Tensor) -> MCondition:
         """Build the context.
@@ -147,6 +155,11 @@ class DQFormer(nn.Module):
         """
         text, states, image = self.text_in(text), self.text_in(states), self.image_in(image)
         batch_size = text.shape[0]
+        if self.join_channels is not None and text.shape[1] != self.tokens_per_frame:
+            raise ConfigError(
+                f"dqformer.join='channels' pairs the text's {text.shape[1]} tokens with "
+                f"tokens_per_frame={self.tokens_per_frame}: make them equal"
+            )
         groups: list[Tensor] = []
         shared = text
         if len(self.multimodal):
@@ -155,13 +168,18 @@ class DQFormer(nn.Module):
             shared = self.context_out(self.multimodal_norm(shared))  # (B, T, C)
             groups.append(shared[:, None].expand(-1, self.num_frames, -1, -1))
         if len(self.decomposed):
-            states = (states + self.state_index).flatten(1, 2)  # (B, S*T, width)
+            if self.state_index is not None:
+                states = states + self.state_index
+            states = states.flatten(1, 2)  # (B, S*T, width)
             hidden = self.queries.expand(batch_size, -1, -1)  # (B, N*Nt, width)
             for layer in self.decomposed:
                 hidden = layer(hidden, text, states)
             hidden = self.context_out(self.decomposed_norm(hidden))
             groups.append(hidden.unflatten(1, (self.num_frames, self.tokens_per_frame)))
-        spatial = torch.cat(groups, dim=2)  # (B, N, T + Nt, C)
+        if self.join_channels is not None:
+            spatial = self.join_channels(torch.cat(groups, dim=3))  # (B, N, T, C)
+        else:
+            spatial = torch.cat(groups, dim=2)  # (B, N, T + Nt, C)
         temporal = shared if self.temporal_context == "multimodal" else spatial[:, 0]
         return MCondition(spatial, temporal)
 

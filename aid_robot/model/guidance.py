@@ -83,6 +83,21 @@ class DualGuidance:
         return [branch for branch in BRANCHES if branch in needed]
 
 
+def pin(denoise: Denoise, known: Tensor) -> Denoise:
+    """Hold the given frames at their own latents, as training left them out of its loss.
+
+    Args:
+        denoise: Predicts x0 of all frames.
+        known: Latents of the K given frames in the space that is denoised, (B, K, C, h, w).
+    """
+    count = known.shape[1]
+
+    def pinned(latents: Tensor, sigma: float) -> Tensor:
+        return torch.cat([known, denoise(latents, sigma)[:, count:]], dim=1)
+
+    return pinned
+
+
 def guide(
     denoise_branches: Callable[[Tensor, float, list[Branch]], Tensor], guidance: DualGuidance
 ) -> Denoise:

@@ -18,7 +18,7 @@ C channels of the layer at hand.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
@@ -174,6 +174,7 @@ class AIDUNet(UNetSpatioTemporalConditionModel):
     """SVD's UNet that takes a context for each frame, hosts adapters and caches keys."""
 
     adapter_config: AdapterConfig
+    _transformer_names: tuple[str, ...]
 
     @classmethod
     def adapt(
@@ -200,20 +201,22 @@ class AIDUNet(UNetSpatioTemporalConditionModel):
                     ).to(parameter.dtype)
         adapted: AIDUNet = unet
         adapted.adapter_config = adapters
+        adapted._transformer_names = tuple(
+            name for name, module in unet.named_modules() if isinstance(module, AIDTransformer)
+        )
         return adapted
 
     def transformers(self) -> Iterator[tuple[str, AIDTransformer]]:
         """Yield the spatio-temporal transformers with their names, in a fixed order."""
-        for name, module in self.named_modules():
-            if isinstance(module, AIDTransformer):
-                yield name, module
+        for name in self._transformer_names:
+            yield name, cast(AIDTransformer, self.get_submodule(name))
 
     def aid_parameter_names(self) -> list[str]:
         """Name the parameters that AID trains: adapters and the whole cross-attention.
 
         SVD's cross-attention saw a single token in its training, where softmax is constant, so its
-        queries and keys never received a gradient: all four projections and the norm before them
-        must be trained.
+        queries and keys never received a gradient: all four projections must be trained, and with
+        them the norm before them [our reading].
         """
         return [
             name

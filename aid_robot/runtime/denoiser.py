@@ -23,17 +23,10 @@ class Denoiser(Protocol):
 
 
 class TorchDenoiser:
-    """Run the model's own modules, eager or compiled.
+    """Run the model's own modules."""
 
-    Args:
-        model: The model.
-        compile: Compile the UNet at its first call, which takes minutes and pays off in loops.
-    """
-
-    def __init__(self, model: AIDModel, *, compile: bool = False) -> None:
+    def __init__(self, model: AIDModel) -> None:
         self._model = model
-        if compile:
-            model.unet.compile(dynamic=False)
 
     def denoise(self, latents: Tensor, sigma: float, condition: Condition) -> Tensor:
         """Predict x0 from noisy latents (rows, N, C, h, w) at one noise level."""
@@ -41,10 +34,10 @@ class TorchDenoiser:
 
 
 def make_denoiser(model: AIDModel, runtime: str = "auto") -> Denoiser:
-    """Choose who runs the UNet: "torch" (eager, what "auto" takes) or "compile"."""
-    if runtime not in ("auto", "torch", "compile"):
-        raise ConfigError(f"runtime='{runtime}' is unknown; it is 'auto', 'torch' or 'compile'")
-    return TorchDenoiser(model, compile=runtime == "compile")
+    """Choose who runs the UNet; "auto" and "torch" are the same for now."""
+    if runtime not in ("auto", "torch"):
+        raise ConfigError(f"runtime='{runtime}' is unknown; it is 'auto' or 'torch'")
+    return TorchDenoiser(model)
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -64,6 +57,15 @@ def choose_device(device: str = "auto") -> torch.device:
             f"device='{device}' was asked for, but torch {torch.__version__} sees no CUDA device: "
             "use device='cpu', or install a torch for CUDA"
         )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device='{device}' was asked for, but torch sees {torch.cuda.device_count()} CUDA "
+            "devices, counted from 0"
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device='mps' was asked for, but this machine has none: use device='cpu'")
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device='{device}' is not supported: write auto, cpu, cuda or mps")
     return chosen
 
 
@@ -91,7 +93,8 @@ def choose_dtype(
         return _DTYPES[dtype]
     device = device or choose_device()
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     # Without AMX tiles a CPU only emulates bfloat16.
     has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     return torch.bfloat16 if device.type == "cpu" and has_tiles() else torch.float32
@@ -111,4 +114,6 @@ class StageTimer:
         yield
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

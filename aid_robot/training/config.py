@@ -25,6 +25,8 @@ class TrainingConfig:
     image_dropout: float = 0.05
     # Train the image and text towers too, for models whose towers are not pretrained.
     train_towers: bool = True
+    # Augmented copies of each video whose latents are computed once; not for the VAE's stage.
+    cached_versions: int = 6
     # Minutes between two saves of the state to resume from.
     save_every_minutes: float = 5.0
     seed: int = 0

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
-from aid_robot.data.clips import Clip, ClipSampler, LoadedEpisode, load_episodes
+from aid_robot.data.clips import (
+    ClipSampler,
+    FloatArray,
+    LoadedEpisode,
+    UInt8Array,
+    load_episodes,
+)
 from aid_robot.data.ingest import open_recording
-from aid_robot.errors import ConfigError
+from aid_robot.errors import ConfigError, FrameRateError
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.build import SMALL_SIZES, build_model, build_tokenizer, zero_residual_branches
-from aid_robot.model.checkpoint import load_model, save_model
+from aid_robot.model.checkpoint import load_base_unet, load_model, save_model
 from aid_robot.model.config import preset
 from aid_robot.model.latents import encode, to_pixels
 from aid_robot.model.states import make_state_predictor
+from aid_robot.runtime.denoiser import choose_device
 from aid_robot.training.config import STAGE_DEFAULTS, TrainingConfig
 from aid_robot.training.stages import STAGES, make_stage
 from aid_robot.training.trainer import Trainer
@@ -40,15 +47,27 @@ def split_episodes(
 
 
 def load_sources(
-    sources: Sequence[Path], height: int, width: int, *, all_cameras: bool = True
+    sources: Sequence[Path],
+    height: int,
+    width: int,
+    *,
+    all_cameras: bool = True,
+    margin: bool = True,
 ) -> tuple[list[LoadedEpisode], list[LoadedEpisode]]:
-    """Load and split recordings of any readable layout, at 8/7 of the clips' size."""
+    """Load and split recordings of any readable layout.
+
+    Args:
+        sources: Recordings.
+        height: Of the clips.
+        width: Of the clips.
+        all_cameras: Every camera is a video of its own, else the default one alone.
+        margin: Load at 8/7 of the size, so that augmentation can crop.
+    """
+    size = (height * 8 // 7, width * 8 // 7) if margin else (height, width)
     train: list[LoadedEpisode] = []
     held_out: list[LoadedEpisode] = []
     for source in sources:
-        episodes = load_episodes(
-            open_recording(source), height * 8 // 7, width * 8 // 7, all_cameras=all_cameras
-        )
+        episodes = load_episodes(open_recording(source), *size, all_cameras=all_cameras)
         parts = split_episodes(episodes)
         train += parts[0]
         held_out += parts[1]
@@ -75,6 +94,7 @@ def train_stage(
     *,
     start: Path | None = None,
     config: TrainingConfig | None = None,
+    device: str = "auto",
 ) -> Path:
     """Train a stage and save the whole model.
 
@@ -86,6 +106,7 @@ def train_stage(
         start: Model folder to start from; None takes the stage before, and a fresh model for
             the first.
         config: Settings; None takes the stage's defaults.
+        device: "auto", "cpu", "cuda", ...
 
     Returns:
         The folder of the saved model.
@@ -96,14 +117,29 @@ def train_stage(
     shape = preset("small")
     train, _ = load_sources(sources, shape.height, shape.width)
     # Video of unknown rate teaches how things look, not how they move.
-    usable = train if name == "vae" else [e for e in train if e.fps == shape.fps]
+    usable = train if name == "vae" else [e for e in train if has_rate(e, shape.fps)]
+    if not usable:
+        rates = sorted({str(episode.fps) for episode in train})
+        raise FrameRateError(
+            f"no training episode has the model's {shape.fps:g} frames a second; theirs are "
+            f"{', '.join(rates)}: resample the recordings"
+        )
     if name == "aid":
         usable = [e for e in usable if e.instructions]
-    model = _starting_model(name, folder, start, train)
+    order = list(STAGES)
+    if start is None and name != order[0]:
+        start = folder / order[order.index(name) - 1] / "model"
+    model = _starting_model(start, train)
+    target_device = choose_device(device)
+    for module in model.modules.values():
+        nn.Module.to(module, device=target_device)
     clips = ClipSampler(usable, shape.num_frames, (shape.height, shape.width))
+    if name != "vae":
+        clips.cache_latents(_encoder(model), config.cached_versions, config.seed)
     if name == "prior":
         _fit_scales(model, clips)
-    base_unet = _base_unet(model) if name == "aid" else None
+    # What AID is about to change stays on disk as the prior's.
+    base_unet = load_base_unet(start) if name == "aid" and start is not None else None
 
     stage = make_stage(name, model, config)
     count = sum(parameter.numel() for parameter in stage.parameters.values())
@@ -113,31 +149,39 @@ def train_stage(
         f"({frames} frames)",
         flush=True,
     )
-    Trainer(stage, clips, config, folder / name, minutes).run()
+    recipe = {"sources": [str(source) for source in sources], "start": str(start)}
+    Trainer(stage, clips, config, folder / name, minutes, recipe).run()
     target = folder / name / "model"
     save_model(model, target, base_unet=base_unet)
     return target
 
 
-def _starting_model(
-    name: str, folder: Path, start: Path | None, train: Sequence[LoadedEpisode]
-) -> AIDModel:
-    order = list(STAGES)
-    if start is None and name != order[0]:
-        start = folder / order[order.index(name) - 1] / "model"
+def _starting_model(start: Path | None, train: Sequence[LoadedEpisode]) -> AIDModel:
     if start is not None:
         return load_model(start)
     return new_small_model([text for episode in train for text in episode.instructions])
 
 
-def _fit_scales(model: AIDModel, clips: ClipSampler, count: int = 64) -> None:
+def has_rate(episode: LoadedEpisode, fps: float) -> bool:
+    """Tell whether an episode was recorded at a rate."""
+    return episode.fps is not None and abs(episode.fps - fps) < 1e-3
+
+
+def _encoder(model: AIDModel) -> Callable[[UInt8Array], FloatArray]:
+    def encode_frames(frames: UInt8Array) -> FloatArray:
+        with torch.inference_mode():
+            pixels = to_pixels(torch.from_numpy(frames)[None].to(model.device))
+            latents: FloatArray = encode(model.vae, pixels)[0].cpu().numpy()
+        return latents
+
+    return encode_frames
+
+
+def _fit_scales(model: AIDModel, clips: ClipSampler, count: int = 256) -> None:
     """Bring what is denoised to unit variance: the latents, then their change over a clip."""
     rng = np.random.default_rng(0)
-    drawn: list[Clip] = [clips.draw(rng) for _ in range(count)]
-    with torch.inference_mode():
-        latents: Tensor = torch.cat(
-            [encode(model.vae, to_pixels(torch.from_numpy(clip.frames[None]))) for clip in drawn]
-        )
+    drawn = [clips.draw(rng).latents for _ in range(count)]
+    latents = torch.from_numpy(np.stack([part for part in drawn if part is not None]))
     scale = 1.0 / latents.std().item()
     model.vae.register_to_config(scaling_factor=scale)
     moved = (latents[:, 1:] - latents[:, :1]) * scale
@@ -145,13 +189,3 @@ def _fit_scales(model: AIDModel, clips: ClipSampler, count: int = 64) -> None:
     # The condition encoder reads the shared config, too.
     model.condition_encoder.config = model.config
     print(json.dumps({"scaling_factor": scale, "change_scale": 1.0 / moved.std().item()}))
-
-
-def _base_unet(model: AIDModel) -> dict[str, Tensor]:
-    """Copy the prior's cross-attention, which AID is about to train."""
-    trained = set(model.unet.aid_parameter_names())
-    return {
-        name: tensor.detach().clone()
-        for name, tensor in model.unet.state_dict().items()
-        if name in trained and ".adapters." not in name
-    }

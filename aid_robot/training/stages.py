@@ -51,6 +51,17 @@ class Stage(ABC):
     def loss(self, clips: Sequence[Clip], generator: torch.Generator) -> Tensor:
         """Return the loss of a batch."""
 
+    def _pixels(self, clips: Sequence[Clip]) -> Tensor:
+        frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
+        return to_pixels(frames.to(self.model.device))
+
+    def _first_pixels(self, clips: Sequence[Clip]) -> Tensor:
+        return self._pixels([replace(clip, frames=clip.frames[:1]) for clip in clips])[:, 0]
+
+    def _noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        # Drawn on the CPU: the same on every device.
+        return torch.randn(tuple(shape), generator=generator).to(self.model.device)
+
     def _names_of(self, *modules: str) -> set[str]:
         return {
             f"{module}.{name}"
@@ -77,7 +88,7 @@ class VAEStage(Stage):
         }
 
     def loss(self, clips: Sequence[Clip], generator: torch.Generator) -> Tensor:
-        pixels = _pixels(clips).flatten(0, 1)  # (B, 3, H, W)
+        pixels = self._pixels(clips).flatten(0, 1)  # (B, 3, H, W)
         if torch.rand((), generator=generator) < 0.75:
             half = pixels.shape[-1] // 2
             top, left = torch.randint(half + 1, (2,), generator=generator).tolist()
@@ -86,7 +97,7 @@ class VAEStage(Stage):
             pixels = pixels[: max(1, len(pixels) // 4)]
         vae = self.model.vae
         posterior = vae.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
+        noise = self._noise(posterior.mean.shape, generator)
         with _frames_apart(vae.decoder):
             latents = posterior.mean + posterior.std * noise
             reconstruction = vae.decode(latents, num_frames=1).sample
@@ -123,24 +134,44 @@ class _DiffusionStage(Stage):
         count = config.num_conditioning_frames
         target = self.model.to_diffusion(latents, latents[:, :count])
         sigma = draw_sigmas(len(clips), generator, self.config.p_mean, self.config.p_std)
-        noise = torch.randn(target.shape, generator=generator)
+        sigma = sigma.to(target.device)
+        noise = self._noise(target.shape, generator)
         noisy = target + sigma.reshape(-1, 1, 1, 1, 1) * noise
         prediction = self.model.denoise(noisy, sigma, condition)
         index = torch.arange(config.num_frames)
         valid = torch.tensor([clip.valid for clip in clips])
-        weight = ((index >= count) & (index < valid[:, None])).float()
+        first = count if config.given_frames == "pinned" else 0
+        weight = ((index >= first) & (index < valid[:, None])).float().to(target.device)
         return edm_loss(prediction, target, sigma, weight)
 
-    def _latents(self, pixels: Tensor) -> Tensor:
+    def _latents(self, clips: Sequence[Clip]) -> Tensor:
+        cached = [clip.latents for clip in clips if clip.latents is not None]
+        if len(cached) == len(clips):
+            return torch.from_numpy(np.stack(cached)).to(self.model.device)
         with torch.no_grad():
-            return encode(self.model.vae, pixels, chunk_size=64)
+            return encode(self.model.vae, self._pixels(clips), chunk_size=64)
+
+    def _given(self, clips: Sequence[Clip], latents: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the conditioning latents (B, K, C, h, w), of frames with SVD's noise on them."""
+        count, strength = self.model.config.num_conditioning_frames, self._noise_strength
+        if strength == 0:
+            return latents[:, :count]
+        given = [replace(clip, frames=clip.frames[:count]) for clip in clips]
+        pixels = self._pixels(given)
+        with torch.no_grad():
+            noisy = pixels + strength * self._noise(pixels.shape, generator)
+            return encode(self.model.vae, noisy)
+
+    @property
+    def _noise_strength(self) -> float:
+        return self.model.config.noise_aug_strength
 
     def _dropped(self, count: int, share: float, generator: torch.Generator) -> Tensor:
-        return torch.rand(count, generator=generator) < share
+        return (torch.rand(count, generator=generator) < share).to(self.model.device)
 
 
 class PriorStage(_DiffusionStage):
-    """Train image-to-video without text: SVD's own task, the image's pooled token as context."""
+    """Train image-to-video without text, as SVD: the image's pooled token is the whole context."""
 
     def trained_names(self) -> set[str]:
         names = {name for name in self._names_of("unet") if ".adapters." not in name}
@@ -148,17 +179,13 @@ class PriorStage(_DiffusionStage):
 
     def loss(self, clips: Sequence[Clip], generator: torch.Generator) -> Tensor:
         model = self.model
-        pixels = _pixels(clips)
-        latents = self._latents(pixels)
+        latents = self._latents(clips)
         keep = ~self._dropped(len(clips), self.config.image_dropout, generator)
         pooled = replace(model.config, image_tokens="pooled")
-        image = encode_image(model.image_encoder, pixels[:, 0], pooled)
-        empty = torch.zeros(len(clips), 1, 1)
+        image = encode_image(model.image_encoder, self._first_pixels(clips), pooled)
+        empty = torch.zeros(len(clips), 1, 1, device=latents.device)
         encodings = Encodings(
-            empty,
-            empty,
-            image * keep[:, None, None],
-            latents[:, : model.config.num_conditioning_frames],
+            empty, empty, image * keep[:, None, None], self._given(clips, latents, generator)
         )
         condition = model.condition_without_text(encodings)
         condition = replace(condition, latents=condition.latents * keep.reshape(-1, 1, 1, 1, 1))
@@ -185,19 +212,22 @@ class AIDStage(_DiffusionStage):
 
     def loss(self, clips: Sequence[Clip], generator: torch.Generator) -> Tensor:
         model, count = self.model, len(clips)
-        pixels = _pixels(clips)
-        latents = self._latents(pixels)
+        latents = self._latents(clips)
 
         image_dropped = self._dropped(count, self.config.image_dropout, generator)
         # A null branch without the image has no text either; clips without instruction have none.
         text_dropped = self._dropped(count, self.config.text_dropout, generator) | image_dropped
-        text_dropped |= torch.tensor([not clip.instruction for clip in clips])
+        text_dropped |= torch.tensor(
+            [not clip.instruction for clip in clips], device=latents.device
+        )
         instructions = [clip.instruction or "-" for clip in clips]
         states = [
             self._states(clip.frames[0], text)
             for clip, text in zip(clips, instructions, strict=True)
         ]
-        encodings = self._encode(pixels, latents, instructions, states)
+        encodings = self._encode(
+            self._first_pixels(clips), self._given(clips, latents, generator), instructions, states
+        )
         null_text, null_states = model.null_text()
         keep = (~image_dropped).float()
         encodings = replace(
@@ -220,15 +250,13 @@ class AIDStage(_DiffusionStage):
     def _encode(
         self,
         pixels: Tensor,
-        latents: Tensor,
+        given: Tensor,
         instructions: Sequence[str],
         states: Sequence[Sequence[str]],
     ) -> Encodings:
         with torch.set_grad_enabled(self.config.train_towers):
             text, state_tokens, image = self.model.encode_towers(pixels[:, 0], instructions, states)
-        return Encodings(
-            text, state_tokens, image, latents[:, : self.model.config.num_conditioning_frames]
-        )
+        return Encodings(text, state_tokens, image, given)
 
 
 STAGES: dict[str, type[Stage]] = {"vae": VAEStage, "prior": PriorStage, "aid": AIDStage}
@@ -239,7 +267,3 @@ def make_stage(name: str, model: AIDModel, config: TrainingConfig) -> Stage:
     if name not in STAGES:
         raise ConfigError(f"no training stage '{name}'; known: {', '.join(STAGES)}")
     return STAGES[name](model, config)
-
-
-def _pixels(clips: Sequence[Clip]) -> Tensor:
-    return to_pixels(torch.from_numpy(np.stack([clip.frames for clip in clips])))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aid_robot.data.clips import ClipSampler
-from aid_robot.errors import CheckpointError, ConfigError
+from aid_robot.errors import CheckpointError, ConfigError, TrainingError
 from aid_robot.training.config import TrainingConfig
 from aid_robot.training.stages import Stage
 
@@ -24,13 +25,17 @@ _STATE, _META, _LOG = "state.safetensors", "state.json", "log.jsonl"
 
 
 class Trainer:
-    """Train one stage for a given time, resuming exactly where an earlier run was stopped.
+    """Train one stage for a given time, going on where an earlier run was stopped.
+
+    Weights, averages, optimizer and both random generators are restored as they were at the last
+    save; the learning rate follows the time spent training.
 
     Args:
         stage: What is trained, and its loss.
         clips: Where batches come from.
         config: Settings.
         folder: State and log go here; a state found here is resumed.
+        recipe: What else must be the same when a run goes on, such as its sources.
         minutes: Length of the whole stage; the learning rate falls to zero over it.
     """
 
@@ -41,11 +46,16 @@ class Trainer:
         config: TrainingConfig,
         folder: Path,
         minutes: float,
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
         if minutes <= 0:
             raise ConfigError(f"minutes={minutes} must be positive")
         self.stage, self.clips, self.config, self.folder = stage, clips, config, folder
         self.seconds = minutes * 60
+        # As JSON gives it back, to be compared with that of a saved run.
+        self.recipe = json.loads(
+            json.dumps({**(recipe or {}), "minutes": minutes, "config": asdict(config)})
+        )
         self.step, self.elapsed = 0, 0.0
         self.data_rng = np.random.default_rng(config.seed)
         self.noise_rng = torch.Generator().manual_seed(config.seed)
@@ -69,7 +79,11 @@ class Trainer:
         total = round(self.seconds)
         bar = tqdm(total=total, initial=round(self.elapsed), unit="s")
         while self.elapsed < self.seconds:
-            loss = self._step()
+            try:
+                loss = self._step()
+            except KeyboardInterrupt:
+                self._save()
+                raise
             recent = [*recent[-99:], loss]
             self.elapsed = time.monotonic() - started
             bar.update(min(round(self.elapsed), total) - round(bar.n))
@@ -98,9 +112,9 @@ class Trainer:
         loss = self.stage.loss(clips, self.noise_rng)
         value = loss.item()
         if not math.isfinite(value):
-            raise ConfigError(
+            raise TrainingError(
                 f"the loss is {value} at step {self.step}: lower learning_rate="
-                f"{config.learning_rate}; the last good state is in {self.folder}"
+                f"{config.learning_rate} and train into another folder, or delete {self.folder}"
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -133,12 +147,14 @@ class Trainer:
             "step": self.step,
             "elapsed": self.elapsed,
             "data_rng": self.data_rng.bit_generator.state,
-            "config": asdict(self.config),
+            "recipe": self.recipe,
         }
         # The weights name their step, and the meta file is renamed last: a run that is killed
         # between the two leaves the former pair whole.
         weights = self.folder / f"{self.step:07d}-{_STATE}"
-        save_file(tensors, weights)
+        partial = self.folder / (_STATE + ".tmp")
+        save_file(tensors, partial)
+        partial.replace(weights)
         temporary = self.folder / (_META + ".tmp")
         temporary.write_text(json.dumps(meta))
         temporary.replace(self.folder / _META)
@@ -148,10 +164,15 @@ class Trainer:
 
     def _resume(self) -> None:
         meta = json.loads((self.folder / _META).read_text())
-        if meta["config"] != asdict(self.config):
+        differing = {
+            name: (meta["recipe"].get(name), value)
+            for name, value in self.recipe.items()
+            if meta["recipe"].get(name) != value
+        }
+        if differing:
             raise CheckpointError(
-                f"{self.folder} holds a run with other settings: {meta['config']}; continue it "
-                "with the same ones, or train into another folder"
+                f"{self.folder} holds a run of another recipe (saved, wanted): {differing}; "
+                "continue it with the same one, or train into another folder"
             )
         tensors = load_file(self.folder / f"{meta['step']:07d}-{_STATE}")
         self._check_names(tensors)
@@ -163,7 +184,7 @@ class Trainer:
                 parameter.copy_(tensors[f"weights/{name}"])
                 self.average[name].copy_(tensors[f"average/{name}"])
                 self.optimizer.state[parameter] = {
-                    key: tensors[f"{key}/{name}"].clone()
+                    key: tensors[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu")
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"{key}/{name}" in tensors
                 }
