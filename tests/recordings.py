@@ -21,7 +21,8 @@ def plain_frames(values: list[int], height: int = 48, width: int = 64) -> npt.ND
 def write_irasim(
     folder: Path, *, episodes: int = 2, frames: int = 8, height: int = 48, width: int = 64
 ) -> Path:
-    """Write episodes "train/0", ... whose frame t is grey 40 + 10 t + episode; the third is mute.
+    """Write episodes "train/0", ... whose frame t is grey 40 + 10 t + episode;
+    every third is mute.
 
     Action t is t / 100 throughout, state t is t / 10.
     """
@@ -33,7 +34,7 @@ def write_irasim(
         values = [40 + 10 * t + episode for t in range(frames)]
         write_video(folder / video, plain_frames(values, height, width), 5)
         content = {
-            "texts": [TEXTS[episode]],
+            "texts": [TEXTS[episode % len(TEXTS)]],
             "videos": [{"video_path": str(video)}],
             "action": [[t / 100] * 7 for t in range(frames - 1)],
             "state": [[t / 10] * 7 for t in range(frames)],

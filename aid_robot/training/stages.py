@@ -255,7 +255,7 @@ class AIDStage(_DiffusionStage):
         states: Sequence[Sequence[str]],
     ) -> Encodings:
         with torch.set_grad_enabled(self.config.train_towers):
-            text, state_tokens, image = self.model.encode_towers(pixels[:, 0], instructions, states)
+            text, state_tokens, image = self.model.encode_towers(pixels, instructions, states)
         return Encodings(text, state_tokens, image, given)
 
 
