@@ -18,6 +18,7 @@ from aid_robot.errors import (
     InstructionError,
     ObservationError,
     SamplingError,
+    StatePredictionError,
 )
 from aid_robot.observation import resize_frames
 from aid_robot.predictor import Predictor, Request
@@ -148,6 +149,55 @@ def test_rollout_starts_each_step_from_the_last_frame(foresight: VideoForesight)
         foresight.rollout(FRAME, "open the drawer")
 
 
+def test_a_plan_is_checked_before_time_is_spent(foresight: VideoForesight) -> None:
+    seen: list[int] = []
+    with pytest.raises(InstructionError, match="blank"):
+        foresight.rollout(
+            FRAME, ["open the drawer", " "], progress=lambda done, total: seen.append(done)
+        )
+    assert not seen
+    with pytest.raises(TypeError, match="takes no states"):
+        foresight.rollout(FRAME, ["open the drawer"], states=["a", "b", "c", "d"])
+
+
+@pytest.mark.parametrize("given_frames", ["pinned", "sampled"])
+def test_given_frames_are_held_in_every_step(given_frames: str) -> None:
+    """Pinned, the network sees the given latents with exactly the noise of the step."""
+    foresight = outspoken(given_frames=given_frames)
+    seen: list[torch.Tensor] = []
+    inner = foresight.denoiser
+
+    class Watching:
+        def denoise(self, latents: torch.Tensor, sigma: float, condition: Any) -> torch.Tensor:
+            known = condition.latents[-1:, :1] * foresight.model.vae.config.scaling_factor
+            seen.append((latents[-1:, :1] - known) / sigma)
+            return inner.denoise(latents, sigma, condition)
+
+    foresight.denoiser = Watching()
+    foresight.predict(FRAME, "open the drawer", seed=1)
+    # The same noise at every level; the first step starts from sigma * noise alone.
+    drift = (seen[-1] - seen[1]).abs().max().item()
+    assert (drift < 1e-3) == (given_frames == "pinned")
+
+
+def test_a_predictor_of_states_with_the_wrong_count_is_named() -> None:
+    class Three:
+        identity = "three"
+
+        def __call__(self, frame: np.ndarray, instruction: str) -> list[str]:
+            assert frame.shape == FRAME.shape, "it sees the picture as observed"
+            return ["a", "b", "c"]
+
+    foresight = VideoForesight(tiny_model(), state_predictor=Three())
+    with pytest.raises(StatePredictionError, match="three gave 3 states"):
+        foresight.predict(FRAME, "open the drawer")
+
+
+def test_an_instruction_too_long_for_the_text_tower_is_told(foresight: VideoForesight) -> None:
+    with pytest.warns(UserWarning, match="its end is not read"):
+        foresight.predict(FRAME, "put the carrot on the plate " * 9, states=["a", "b", "c", "d"])
+
+
 def test_two_threads_share_one_model(foresight: VideoForesight) -> None:
     texts = ["open the drawer", "lift the red cube"]
     expected = [foresight.predict(FRAME, text, seed=1).frames for text in texts]
@@ -201,6 +251,11 @@ def test_every_sampler_and_step_count(foresight: VideoForesight, sampler: str) -
         ({"seed": -1}, SamplingError, "seed=-1"),
         ({"seed": 1.5}, SamplingError, "seed=1.5"),
         ({"batch_size": 0}, SamplingError, "batch_size=0"),
+        ({"decode_tile_size": 1}, SamplingError, "decode_tile_size=1"),
+        ({"guidance_interval": 3}, SamplingError, "two noise levels"),
+        ({"image_guidance_scale": "2"}, SamplingError, "must be a number"),
+        ({"fps": "5"}, FrameRateError, "must be a number"),
+        ({"schedule": "ays"}, ConfigError, "sigma_max of 700"),
         ({"text_guidance_scale": -1}, SamplingError, "finite and not negative"),
         ({"sampler": "ddim"}, ConfigError, "euler, heun, dpmpp_2m"),
         ({"states": ["one"]}, InstructionError, "a list of 4 texts"),

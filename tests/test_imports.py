@@ -40,7 +40,9 @@ def imported(path: Path) -> set[str]:
     """Modules of this package that a file imports, without the package's own name."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aid_robot."):
+        if isinstance(node, ast.ImportFrom) and node.module == "aid_robot":
+            names |= {alias.name for alias in node.names if alias.name in LAYER_OF}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aid_robot."):
             names.add((node.module or "").removeprefix("aid_robot."))
         elif isinstance(node, ast.Import):
             names |= {

@@ -4,7 +4,7 @@
     aid/config.json   aid/model.safetensors
 
 `unet/` is the frozen base exactly as diffusers writes it: its own `StableVideoDiffusionPipeline`
-loads the folder and runs the prior (meaningful where `latent_reference` is "none", as at full size:
+loads the folder and runs the prior (with SVD's own factor of 8 and `latent_reference` "none", since
 it knows nothing of differences to a reference). `aid/` holds what AID trains (adapters,
 cross-attention, DQFormer, mask token). A full-size model saves `aid/` alone and names its base.
 """

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import UNetSpatioTemporalConditionModel
+from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel
 
 from aid_robot.errors import AIDRobotError, CheckpointError, ConfigError, WeightsNotFoundError
 from aid_robot.foresight import VideoForesight
 from aid_robot.hub import verify_checksums, write_checksums
 from aid_robot.model.checkpoint import from_svd, load_model, save_aid, save_model
-from tests.tiny import tiny_config, tiny_model
+from tests.tiny import SIZES, tiny_config, tiny_model
 
 FRAME = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -63,6 +66,44 @@ def test_unet_folder_loads_in_diffusers_and_keeps_the_prior(tmp_path: Path) -> N
         assert torch.equal(tensor, model.unet.state_dict()[name]), name
 
 
+def test_folder_is_a_pipeline_of_diffusers(tmp_path: Path) -> None:
+    """What is saved whole really is Stable Video Diffusion, in its own pipeline."""
+    # The pipeline is made for a VAE of factor 8 and a vision tower of 224 pixels.
+    sizes = replace(SIZES, vae_channels=(32,) * 4, image_size=224, patch_size=112)
+    model = tiny_model(sizes=sizes, latent_reference="none")
+    save_model(model, tmp_path)
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline(
+        Image.fromarray(FRAME), height=64, width=64, num_frames=4, num_inference_steps=1,
+        output_type="np",
+    ).frames  # fmt: skip
+    assert frames.shape == (1, 4, 64, 64, 3)
+
+
+def test_text_tower_out_of_a_whole_clip(tmp_path: Path) -> None:
+    """OpenCLIP's repository holds both towers; the text one is taken out of it."""
+    model = tiny_model()
+    base = tmp_path / "svd"
+    save_model(model, base)
+    for part in ("aid", "text_encoder"):
+        shutil.rmtree(base / part)
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config=model.text_encoder.config.to_dict(),
+            vision_config=model.image_encoder.config.to_dict(),
+            projection_dim=32,
+        )
+    )
+    clip.text_model.load_state_dict(model.text_encoder.state_dict())
+    clip.save_pretrained(tmp_path / "clip")
+    shutil.copytree(base / "tokenizer", tmp_path / "clip", dirs_exist_ok=True)
+    shutil.rmtree(base / "tokenizer")
+    loaded = from_svd(base, tiny_config(), text_model=tmp_path / "clip")
+    for name, tensor in model.text_encoder.state_dict().items():
+        assert torch.equal(loaded.text_encoder.state_dict()[name], tensor), name
+
+
 def test_aid_part_alone_on_a_base(tmp_path: Path) -> None:
     """As at full size: the base stays where it is, and only what AID trained is saved."""
     base = tmp_path / "svd"
@@ -81,6 +122,11 @@ def test_aid_part_alone_on_a_base(tmp_path: Path) -> None:
     assert files == {"config.json", "model.safetensors"}
     direct = VideoForesight(model).predict(FRAME, "open the drawer", seed=3).frames
     np.testing.assert_array_equal(frames_of(tmp_path / "mine"), direct)
+
+    base.rename(tmp_path / "moved")
+    with pytest.raises(WeightsNotFoundError, match="svd"):
+        load_model(tmp_path / "mine")
+    load_model(tmp_path / "mine", base_model=tmp_path / "moved")
 
 
 def test_half_precision_files_halve_the_size(tmp_path: Path) -> None:
@@ -137,6 +183,12 @@ def test_weights_that_do_not_fit_the_config_are_named(tmp_path: Path, tiny_model
     values = json.loads(config.read_text())
     config.write_text(json.dumps({**values, "num_frame": 8}))
     with pytest.raises(ConfigError, match="did you mean 'num_frames'"):
+        load_model(folder)
+    config.write_text(json.dumps({**values, "adapters": 3}))
+    with pytest.raises(ConfigError, match="'adapters' is 3"):
+        load_model(folder)
+    config.write_text("[]")
+    with pytest.raises(ConfigError, match="expected names and values"):
         load_model(folder)
     config.write_text("{")
     with pytest.raises(CheckpointError, match="not valid JSON"):

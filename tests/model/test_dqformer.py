@@ -67,6 +67,13 @@ def test_branches_depth_and_width_by_config() -> None:
     assert len(deep.multimodal) == len(deep.decomposed) == 3
 
 
+def test_branches_joined_on_channels() -> None:
+    joined = run(build(join="channels", tokens_per_frame=T))
+    assert joined.spatial.shape == (B, N, T, C)
+    with pytest.raises(ConfigError, match="make them equal"):
+        run(build(join="channels"))
+
+
 def test_wrong_configs_say_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match="keep one branch"):
         DQFormerConfig(multimodal=False, decomposed=False)
@@ -82,6 +89,7 @@ def test_order_of_states_matters() -> None:
     torch.nn.init.normal_(dqformer.state_index)
     states = torch.randn(B, S, T, C)
     text, image = torch.randn(B, T, C), torch.randn(B, P, C)
+    assert build(state_embedding=False).state_index is None
     with torch.no_grad():
         forward = dqformer(text, states, image).spatial
         backward = dqformer(text, states.flip(1), image).spatial
