@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -17,8 +16,8 @@ PICTURE = bundled_model().parent / "observations" / "drawn_counter.png"
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[VideoForesight]:
-    yield VideoForesight.from_pretrained()
+def model() -> VideoForesight:
+    return VideoForesight.from_pretrained()
 
 
 def frame() -> np.ndarray:
