@@ -237,8 +237,15 @@ class VideoForesight:
         frames: list[NDArray[np.uint8]] = []
         for batch in batches:
             with timer.stage("condition"):
+                # Samples of one request share its condition, which is computed once.
+                asked = sorted({index for index, _ in batch})
+                condition = model.condition(encodings.select(asked), branches)
+                if len(asked) < len(batch):
+                    row_of = [asked.index(index) for index, _ in batch]
+                    condition = condition.rows(
+                        [at * len(asked) + row for at in range(len(branches)) for row in row_of]
+                    )
                 part = encodings.select([index for index, _ in batch])
-                condition = model.condition(part, branches)
             with timer.stage("denoise"):
                 noise = torch.stack([self._noise(jobs[i].seed, s) for i, s in batch])
                 latents = noise.to(model.device) * sigmas[0]

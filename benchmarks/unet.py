@@ -41,23 +41,25 @@ SIZES = {
 }
 
 
-def measure(call: Callable[[], object], device: torch.device, warmup: int, runs: int) -> float:
-    """Return the median time of a call in milliseconds."""
+def measure(
+    calls: dict[str, Callable[[], object]], device: torch.device, warmup: int, runs: int
+) -> dict[str, float]:
+    """Return the median time of each call in milliseconds; they take turns."""
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    for _ in range(warmup):
-        call()
-    times = []
-    for _ in range(runs):
-        wait()
-        started = time.perf_counter()
-        call()
-        wait()
-        times.append((time.perf_counter() - started) * 1e3)
-    return statistics.median(times)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warmup + runs):
+        for name, call in calls.items():
+            wait()
+            started = time.perf_counter()
+            call()
+            wait()
+            if turn >= warmup:
+                times[name].append((time.perf_counter() - started) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:
@@ -112,9 +114,7 @@ def main() -> None:
             ),
             "ours, keys cached": lambda: ours(sample, at, cached, time_ids),
         }
-        times = {
-            name: measure(call, device, args.warmup, args.runs) for name, call in calls.items()
-        }
+        times = measure(calls, device, args.warmup, args.runs)
 
     reference = times["diffusers"]
     hardware = (

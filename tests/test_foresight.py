@@ -105,6 +105,26 @@ def test_batched_latents_agree_to_1e_4(foresight: VideoForesight) -> None:
             torch.testing.assert_close(alone, together[one], atol=1e-4, rtol=0)
 
 
+def test_sampled_latents_agree_to_1e_4_over_all_steps() -> None:
+    class Keeping(VideoForesight):
+        kept: list[torch.Tensor]
+
+        def _decode(self, latents: torch.Tensor, *args: Any) -> list[np.ndarray]:
+            self.kept.append(latents.clone())
+            return super()._decode(latents, *args)
+
+    keeping = Keeping(tiny_model())
+
+    def latents(*requests: Request) -> torch.Tensor:
+        keeping.kept = []
+        keeping.predict_many(requests)
+        return torch.cat(keeping.kept)
+
+    requests = Request(FRAME, "open the drawer", 1), Request(OTHER, "lift the red cube", 2)
+    alone = torch.cat([latents(request) for request in requests])
+    torch.testing.assert_close(latents(*requests), alone, atol=1e-4, rtol=0)
+
+
 def test_instruction_states_and_seed_change_the_future(foresight: VideoForesight) -> None:
     def future(instruction: str = "open the drawer", **kwargs: Any) -> np.ndarray:
         return foresight.predict(FRAME, instruction, **{"seed": 1, **kwargs}).frames[:, 1:]

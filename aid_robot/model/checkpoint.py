@@ -23,7 +23,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     UNetSpatioTemporalConditionModel,
 )
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -46,6 +46,7 @@ AID_CONFIG = "config.json"
 AID_WEIGHTS = "model.safetensors"
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _UNET, _CONDITION = "unet.", "condition_encoder."
+Shape = tuple[int, ...]
 
 
 def load_model(
@@ -77,7 +78,7 @@ def load_model(
             "the model whole, or write the base's hub id or folder there"
         )
     base = folder if whole else resolve(str(config.base_model))
-    model = _assemble(base, config, dtype)
+    model = _assemble(base, config, dtype, _aid_weights(folder))
     load_aid_part(model, folder)
     return model
 
@@ -131,7 +132,9 @@ def load_config(folder: Path) -> AIDConfig:
     return AIDConfig.from_dict(values)
 
 
-def _assemble(base: Path, config: AIDConfig, dtype: torch.dtype) -> AIDModel:
+def _assemble(
+    base: Path, config: AIDConfig, dtype: torch.dtype, weights: Path | None = None
+) -> AIDModel:
     unet = _part(UNetSpatioTemporalConditionModel, base, "unet", torch_dtype=dtype)
     vae = _part(AutoencoderKLTemporalDecoder, base, "vae", torch_dtype=dtype)
     if dtype == torch.float16 and vae.config.force_upcast:
@@ -149,9 +152,22 @@ def _assemble(base: Path, config: AIDConfig, dtype: torch.dtype) -> AIDModel:
             f"{base} has no text_encoder/ and the config names no text_model: give the folder or "
             "hub id of a CLIP text tower"
         )
-    condition_encoder = build_condition_encoder(
-        config, unet=unet, vae=vae, image_encoder=image_encoder, text_encoder=text_encoder
-    ).to(dtype)
+    parts = {
+        "unet": unet,
+        "vae": vae,
+        "image_encoder": image_encoder,
+        "text_encoder": text_encoder,
+    }
+    if weights is not None:
+        # A config from outside may ask for any size: compare with the file before allocating.
+        with torch.device("meta"):
+            expected = build_condition_encoder(config, **parts).state_dict()
+        _check_fit(
+            weights,
+            {_CONDITION + name: tuple(tensor.shape) for name, tensor in expected.items()},
+            {name: shape for name, shape in _shapes(weights).items() if _CONDITION in name},
+        )
+    condition_encoder = build_condition_encoder(config, **parts).to(dtype)
     return AIDModel(
         config=config,
         unet=AIDUNet.adapt(unet, config.adapters),
@@ -200,15 +216,10 @@ def aid_state_dict(model: AIDModel) -> dict[str, Tensor]:
 
 def load_aid_part(model: AIDModel, folder: Path) -> None:
     """Load `aid/model.safetensors` into a model; every weight must be there and fit."""
-    path = folder / AID_FOLDER / AID_WEIGHTS
-    if not path.exists():
-        raise WeightsNotFoundError(f"{path} is missing: the model is incomplete")
-    try:
-        loaded = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): restore it") from error
+    path = _aid_weights(folder)
     own = aid_state_dict(model)
-    _check_fit(path, own, loaded)
+    _check_fit(path, {name: tuple(tensor.shape) for name, tensor in own.items()}, _shapes(path))
+    loaded = load_file(path)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(loaded[name])
@@ -220,13 +231,29 @@ def load_base_unet(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _check_fit(path: Path, own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+def _aid_weights(folder: Path) -> Path:
+    path = folder / AID_FOLDER / AID_WEIGHTS
+    if not path.exists():
+        raise WeightsNotFoundError(f"{path} is missing: the model is incomplete")
+    return path
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of a weight file from its header, which is checked against its size."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): restore it") from error
+
+
+def _check_fit(path: Path, own: Mapping[str, Shape], loaded: Mapping[str, Shape]) -> None:
     problems = [f"lacks {name}" for name in own if name not in loaded]
     problems += [f"has {name}, which the config doesn't" for name in loaded if name not in own]
     problems += [
-        f"{name} is {tuple(loaded[name].shape)}, expected {tuple(own[name].shape)}"
+        f"{name} is {loaded[name]}, expected {own[name]}"
         for name in own
-        if name in loaded and loaded[name].shape != own[name].shape
+        if name in loaded and loaded[name] != own[name]
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

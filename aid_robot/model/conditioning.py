@@ -48,8 +48,8 @@ class Condition:
     latents: Tensor  # conditioning latents of all frames, (rows, N, C, h, w)
     added_time_ids: Tensor  # (rows, 3)
 
-    def rows(self, selection: slice) -> Condition:
-        """Select rows, without a copy."""
+    def rows(self, selection: slice | list[int]) -> Condition:
+        """Select rows; a slice makes no copy."""
         return Condition(
             [layer.rows(selection) for layer in self.context],
             self.latents[selection],

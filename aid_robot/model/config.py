@@ -51,8 +51,12 @@ class AdapterConfig:
         object.__setattr__(self, "kernel_size", tuple(self.kernel_size))
         if not 0 < self.ratio <= 1:
             raise ConfigError(f"adapters.ratio={self.ratio} must be in (0, 1]")
-        if any(size < 1 or size % 2 == 0 for size in self.kernel_size):
-            raise ConfigError(f"adapters.kernel_size={self.kernel_size} must be odd numbers")
+        if len(self.kernel_size) != 3 or any(
+            not 1 <= size <= 15 or size % 2 == 0 for size in self.kernel_size
+        ):
+            raise ConfigError(
+                f"adapters.kernel_size={self.kernel_size} must be three odd numbers up to 15"
+            )
         if self.num_attention_heads < 1:
             raise ConfigError(
                 f"adapters.num_attention_heads={self.num_attention_heads} must be at least 1"

@@ -38,8 +38,8 @@ class LayerContext(NamedTuple):
     temporal_key: Tensor  # (B, T', C)
     temporal_value: Tensor  # (B, T', C)
 
-    def rows(self, selection: slice) -> LayerContext:
-        """Select clips of the batch, without a copy."""
+    def rows(self, selection: slice | list[int]) -> LayerContext:
+        """Select clips of the batch; a slice makes no copy."""
         return LayerContext(*(tensor[selection] for tensor in self))
 
 

@@ -184,6 +184,9 @@ def test_weights_that_do_not_fit_the_config_are_named(tmp_path: Path, tiny_model
     config.write_text(json.dumps({**values, "num_frame": 8}))
     with pytest.raises(ConfigError, match="did you mean 'num_frames'"):
         load_model(folder)
+    config.write_text(json.dumps({**values, "num_frames": 10**9}))
+    with pytest.raises(CheckpointError, match=r"dqformer\.queries"):
+        load_model(folder)  # and does not try to allocate it
     config.write_text(json.dumps({**values, "adapters": 3}))
     with pytest.raises(ConfigError, match="'adapters' is 3"):
         load_model(folder)
