@@ -270,7 +270,7 @@ PRESETS: dict[str, AIDConfig] = {
         adapters=AdapterConfig(ratio=0.5),
         dqformer=DQFormerConfig(num_attention_heads=4, tokens_per_frame=16),
         sampling=SamplingConfig(
-            steps=8,
+            steps=4,
             sampler="dpmpp_2m",
             sigma_min=0.02,
             sigma_max=60.0,
