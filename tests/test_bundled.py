@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -52,10 +53,10 @@ def test_two_instructions_give_two_futures(model: VideoForesight) -> None:
 def test_it_predicts_a_picture_not_noise(model: VideoForesight) -> None:
     """Neighbouring frames are alike, the scene stays in place, and something changes."""
     clip = model.predict(frame(), "put the carrot on the plate", seed=0).frames[0].astype(float)
-    steps = np.abs(np.diff(clip, axis=0)).mean(axis=(1, 2, 3))
-    assert steps[1:].max() < 12
-    assert np.abs(clip[-1] - clip[0]).mean() < 40
-    assert steps.max() > 0.2
+    neighbours = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairwise(clip)]
+    assert min(neighbours[1:]) > 0.85
+    assert np.corrcoef(clip[0].ravel(), clip[-1].ravel())[0, 1] > 0.6
+    assert np.abs(np.diff(clip, axis=0)).mean() > 0.2
 
 
 @pytest.mark.bridge

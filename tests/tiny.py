@@ -24,7 +24,7 @@ SIZES = ModelSizes(
     text_width=32,
     text_layers=2,
     text_heads=2,
-    text_length=12,
+    text_length=48,
 )
 
 TEXTS = ["put the carrot on the plate", "open the drawer", "lift the red cube"]

@@ -27,7 +27,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
-    CLIPImageProcessor,
     CLIPTextModel,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
@@ -316,6 +315,9 @@ def save_model(
         interpolation_type="linear",
         steps_offset=1,
     ).save_pretrained(folder / "scheduler")
+    # Imported here, since it tells every program that loads it of a missing torchvision.
+    from transformers import CLIPImageProcessor
+
     size = model.image_encoder.config.image_size
     CLIPImageProcessor(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}
