@@ -191,7 +191,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 
 @pytest.mark.slow
 def test_full_size_denoises_a_step_in_bfloat16_under_6_gb() -> None:
-    """One full-size step on the CPU with random weights: 4 GB; 2 minutes without native bfloat16."""
+    """One full-size step on the CPU with random weights: 4 GB; minutes without native bf16."""
     import resource
 
     config = preset("svd")
