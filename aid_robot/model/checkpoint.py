@@ -350,10 +350,11 @@ def _save_part(
     save_file(stored, folder / name, metadata={"format": "pt"})
     if is_diffusers:
         part.save_config(folder)
+        path = folder / "config.json"
+        values = json.loads(path.read_text())
+        values.pop("_name_or_path", None)  # where it was loaded from is nobody's business
         if isinstance(part, AIDUNet):  # the base is diffusers' own class
-            path = folder / "config.json"
-            values = json.loads(path.read_text())
             values["_class_name"] = UNetSpatioTemporalConditionModel.__name__
-            path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     else:
         part.config.save_pretrained(folder)
