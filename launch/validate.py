@@ -4,7 +4,7 @@
 
 Held out are the episodes that `aid-robot train` leaves out of the same recordings. Reported over
 the predicted frames only: PSNR of the prediction, of copying the last given frame, and of the
-VAE's own reconstruction of the truth (the best this model can reach); and the PSNR under another
+VAE's own reconstruction of the truth (about the best that this model could reach); and the PSNR under another
 episode's instruction with the same noise, which tells whether the text matters. Intervals are a
 bootstrap over episodes, of which there may be few. Writes figures as JSON and strips of the first
 clips as PNG.
@@ -95,7 +95,7 @@ def main() -> None:
             }
         )
         if index < args.strips:
-            right.save(args.output / f"strip_{index}.png", truth=clip.frames)
+            right.save(args.output / f"strip_{index}.png", truth=clip.frames[: clip.valid])
 
     episodes = sorted({row["episode"] for row in rows})
 

@@ -126,8 +126,7 @@ def build_vae(sizes: ModelSizes) -> AutoencoderKLTemporalDecoder:
 def zero_residual_branches(module: nn.Module) -> None:
     """Let every residual branch of a UNet or VAE start at zero, to be trained from scratch.
 
-    Worth 4 dB in the first 300 steps of a small VAE. The VAE's mixing of frames then starts as the
-    identity.
+    The VAE's mixing of frames then starts as the identity, which its training relies on.
     """
     for part in module.modules():
         if isinstance(part, ResnetBlock2D | TemporalResnetBlock):
