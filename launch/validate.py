@@ -5,9 +5,9 @@
 Held out are the episodes that `aid-robot train` leaves out of the same recordings. Reported over
 the predicted frames only: PSNR of the prediction, of copying the last given frame, and of the
 VAE's own reconstruction of the truth (about the best that this model could reach); and the PSNR
-under another episode's instruction with the same noise, which tells whether the text matters. Intervals are a
-bootstrap over episodes, of which there may be few. Writes figures as JSON and strips of the first
-clips as PNG.
+under another episode's instruction with the same noise, which tells whether the text matters.
+Intervals are a bootstrap over episodes, of which there may be few. Writes figures as JSON and
+strips of the first clips as PNG.
 """
 
 from __future__ import annotations
