@@ -51,6 +51,22 @@ class TruncatedFileError(DataFormatError):
     """A recording ends before its own header says, or fails its checksum."""
 
 
+class StoreError(AIDRobotError, ValueError):
+    """An episode store is damaged, or is asked for what it doesn't hold or can't take."""
+
+
+class StoreLockedError(StoreError):
+    """Another process is writing to the store."""
+
+
+class StoreFullError(StoreError, OSError):
+    """The disk is full, or a write failed; the store stays readable at its last commit."""
+
+
+class SimulationError(AIDRobotError, ValueError):
+    """A simulated scene can't be built, or is asked for what it can't do."""
+
+
 class StatePredictionError(AIDRobotError, RuntimeError):
     """A model or server did not give usable state descriptions."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -37,6 +37,10 @@ class FrameSequence(ABC):
     @abstractmethod
     def read(self, index: int) -> UInt8Array:
         """Decode the frame at `index`, 0 <= index < len(self), as (H, W, 3) RGB."""
+
+    def encoded(self, index: int) -> bytes | None:
+        """Give the frame at `index` as the JPEG that it is stored as, None where it isn't one."""
+        return None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -116,6 +120,12 @@ class Episode:
     source: str = ""
     # What the reader saw and the user should know, one sentence each.
     notes: tuple[str, ...] = ()
+    # Episodes of one scene belong on the same side of a split; "" where unknown.
+    scene: str = ""
+    # Further arrays with a row a frame, (T, ...): actions of other robots, depth, simulator states.
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    # What else is known, as JSON: the task, why it failed, true and false captions.
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.videos:
@@ -134,6 +144,13 @@ class Episode:
                 raise DataFormatError(
                     f"episode '{self.id}' ({self.source}) has {name} of shape {rows.shape} and "
                     f"type {rows.dtype}; expected float32 of shape ({len(self)}, 7), a row a frame"
+                )
+
+        for name, rows in self.arrays.items():
+            if len(rows) != len(self):
+                raise DataFormatError(
+                    f"episode '{self.id}' ({self.source}) has {len(rows)} rows of {name} for "
+                    f"{len(self)} frames; expected a row a frame"
                 )
 
     def __len__(self) -> int:

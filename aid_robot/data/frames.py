@@ -68,6 +68,9 @@ class FrameWindow(FrameSequence):
     def read(self, index: int) -> UInt8Array:
         return self._frames.read(self._start + index)
 
+    def encoded(self, index: int) -> bytes | None:
+        return self._frames.encoded(self._start + index)
+
 
 class EncodedFrames(FrameSequence):
     """Frames that are held as JPEG or PNG bytes, `name` says in errors where they came from."""
@@ -99,6 +102,10 @@ class EncodedFrames(FrameSequence):
             self._size = frame.shape[:2]
         _check_size(frame, self._size, name)
         return frame
+
+    def encoded(self, index: int) -> bytes | None:
+        image = bytes(self._images[index])
+        return image if image.startswith(b"\xff\xd8") else None
 
 
 def decode_image(encoded: bytes | memoryview, name: str) -> UInt8Array:
