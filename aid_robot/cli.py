@@ -1,4 +1,4 @@
-"""The command line: `aid-robot predict | info | train`."""
+"""The command line: `aid-robot predict | ingest | episodes | train | info`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TextIO
 
 from aid_robot import __version__
-from aid_robot.commands import info, predict, train
+from aid_robot.commands import episodes, info, ingest, predict, train
 from aid_robot.errors import AIDRobotError
 
 
@@ -27,7 +27,13 @@ class Command(Protocol):
         """Do it, and return the exit status."""
 
 
-COMMANDS: Mapping[str, Command] = {"predict": predict, "info": info, "train": train}
+COMMANDS: Mapping[str, Command] = {
+    "predict": predict,
+    "ingest": ingest,
+    "episodes": episodes,
+    "train": train,
+    "info": info,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from aid_robot import VideoForesight
 from aid_robot.baselines import CopyLastFrame
-from aid_robot.data.clips import Clip, fixed_clips
+from aid_robot.data.clips import Clip, ClipConfig, ClipDataset
 from aid_robot.evaluation.psnr import psnr
 from aid_robot.model.latents import decode, encode, to_frames, to_pixels
 from aid_robot.predictor import Request
@@ -63,7 +63,8 @@ def main() -> None:
             f"none of the {len(train) + len(held_out)} videos is held out, has an instruction and "
             f"{config.fps:g} frames a second"
         )
-    clips = fixed_clips(chosen, config.num_frames, size)
+    cut = ClipConfig(config.num_frames, given, size, fps=config.fps, min_frames=given + 1)
+    clips = list(ClipDataset(chosen, cut).fixed())
     options = {
         name: getattr(args, name)
         for name in ("steps", "text_guidance_scale")

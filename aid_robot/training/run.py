@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from aid_robot.data.clips import (
-    ClipSampler,
-    FloatArray,
-    LoadedEpisode,
-    UInt8Array,
+    Augmentation,
+    ClipConfig,
+    ClipDataset,
+    latents_key,
     load_episodes,
 )
+from aid_robot.data.episode import Episode, FloatArray, UInt8Array
+from aid_robot.data.frames import ArrayFrames
 from aid_robot.data.ingest import open_recording
 from aid_robot.errors import ConfigError, FrameRateError
 from aid_robot.model.aid import AIDModel
@@ -34,16 +37,15 @@ from aid_robot.training.trainer import Trainer
 # Every so manieth episode of a recording is held out, in the order of their names.
 HOLD_OUT_EVERY = 5
 _VOCABULARY = 2048
+AUGMENTATION = Augmentation(mirror=0.5)
 
 
-def split_episodes(
-    episodes: Sequence[LoadedEpisode],
-) -> tuple[list[LoadedEpisode], list[LoadedEpisode]]:
-    """Split one recording into training and held-out episodes, cameras of one together."""
-    names = sorted({episode.id.rsplit("/", 1)[0] for episode in episodes})
+def split_episodes(episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
+    """Split one recording into training and held-out episodes."""
+    names = sorted({episode.id for episode in episodes})
     held_out = set(names[HOLD_OUT_EVERY // 2 :: HOLD_OUT_EVERY])
-    train = [e for e in episodes if e.id.rsplit("/", 1)[0] not in held_out]
-    return train, [e for e in episodes if e.id.rsplit("/", 1)[0] in held_out]
+    train = [episode for episode in episodes if episode.id not in held_out]
+    return train, [episode for episode in episodes if episode.id in held_out]
 
 
 def load_sources(
@@ -53,21 +55,21 @@ def load_sources(
     *,
     all_cameras: bool = True,
     margin: bool = True,
-) -> tuple[list[LoadedEpisode], list[LoadedEpisode]]:
+) -> tuple[list[Episode], list[Episode]]:
     """Load and split recordings of any readable layout.
 
     Args:
         sources: Recordings.
         height: Of the clips.
         width: Of the clips.
-        all_cameras: Every camera is a video of its own, else the default one alone.
+        all_cameras: Every camera, else the default one alone.
         margin: Load at 8/7 of the size, so that augmentation can crop.
     """
     size = (height * 8 // 7, width * 8 // 7) if margin else (height, width)
-    train: list[LoadedEpisode] = []
-    held_out: list[LoadedEpisode] = []
+    train: list[Episode] = []
+    held_out: list[Episode] = []
     for source in sources:
-        episodes = load_episodes(open_recording(source), *size, all_cameras=all_cameras)
+        episodes = load_episodes(open_recording(source), size, all_cameras=all_cameras)
         parts = split_episodes(episodes)
         train += parts[0]
         held_out += parts[1]
@@ -133,9 +135,22 @@ def train_stage(
     target_device = choose_device(device)
     for module in model.modules.values():
         nn.Module.to(module, device=target_device)
-    clips = ClipSampler(usable, shape.num_frames, (shape.height, shape.width))
-    if name != "vae":
-        clips.cache_latents(_encoder(model), config.cached_versions, config.seed)
+    size = (shape.height, shape.width)
+    if name == "vae":
+        # Single frames, as the stage asks for.
+        cut = ClipConfig(1, 0, size, camera="all", weighting="sqrt")
+        clips = ClipDataset(usable, cut, augment=AUGMENTATION, seed=config.seed)
+    else:
+        usable = encode_versions(usable, size, _encoder(model), config)
+        cut = ClipConfig(
+            shape.num_frames,
+            shape.num_conditioning_frames,
+            fps=shape.fps,
+            camera="all",
+            weighting="sqrt",
+            latents="vae",
+        )
+        clips = ClipDataset(usable, cut, seed=config.seed)
     if name == "prior":
         _fit_scales(model, clips)
     # What AID is about to change stays on disk as the prior's.
@@ -143,10 +158,9 @@ def train_stage(
 
     stage = make_stage(name, model, config)
     count = sum(parameter.numel() for parameter in stage.parameters.values())
-    frames = sum(len(episode.frames) for episode in clips.episodes)
     print(
-        f"stage {name}: {count / 1e6:.2f} M parameters train on {len(clips.episodes)} videos "
-        f"({frames} frames)",
+        f"stage {name}: {count / 1e6:.2f} M parameters train on {len(clips.windows)} windows of "
+        f"{len(usable)} episodes",
         flush=True,
     )
     recipe = {"sources": [str(source) for source in sources], "start": str(start)}
@@ -156,13 +170,13 @@ def train_stage(
     return target
 
 
-def _starting_model(start: Path | None, train: Sequence[LoadedEpisode]) -> AIDModel:
+def _starting_model(start: Path | None, train: Sequence[Episode]) -> AIDModel:
     if start is not None:
         return load_model(start)
     return new_small_model([text for episode in train for text in episode.instructions])
 
 
-def has_rate(episode: LoadedEpisode, fps: float) -> bool:
+def has_rate(episode: Episode, fps: float) -> bool:
     """Tell whether an episode was recorded at a rate."""
     return episode.fps is not None and abs(episode.fps - fps) < 1e-3
 
@@ -177,10 +191,44 @@ def _encoder(model: AIDModel) -> Callable[[UInt8Array], FloatArray]:
     return encode_frames
 
 
-def _fit_scales(model: AIDModel, clips: ClipSampler, count: int = 256) -> None:
+def encode_versions(
+    episodes: Sequence[Episode],
+    size: tuple[int, int],
+    encode_frames: Callable[[UInt8Array], FloatArray],
+    config: TrainingConfig,
+) -> list[Episode]:
+    """Augment every video a few times over, and encode it: an episode of one camera each.
+
+    Args:
+        episodes: In memory.
+        size: Height and width of the augmented frames.
+        encode_frames: (T, H, W, 3) uint8 -> (T, C, h, w) latents.
+        config: Says how many versions, and the seed.
+    """
+    rng = np.random.default_rng(config.seed)
+    found = []
+    for episode in tqdm(episodes, desc="encode", unit="episode"):
+        for camera, video in episode.videos.items():
+            for version in range(config.cached_versions):
+                # Whatever wording is drawn later, it must be true of the frames.
+                look = AUGMENTATION.draw(rng, " ".join(episode.instructions))
+                frames = look.frames(np.asarray(video), size)
+                found.append(
+                    replace(
+                        episode,
+                        id=f"{episode.id}/{camera}#{version}",
+                        videos={camera: ArrayFrames(frames)},
+                        actions=None,
+                        state=None,
+                        arrays={latents_key(camera): encode_frames(frames)},
+                    )
+                )
+    return found
+
+
+def _fit_scales(model: AIDModel, clips: ClipDataset, count: int = 256) -> None:
     """Bring what is denoised to unit variance: the latents, then their change over a clip."""
-    rng = np.random.default_rng(0)
-    drawn = [clips.draw(rng).latents for _ in range(count)]
+    drawn = [clips[number].latents for number in range(count)]
     latents = torch.from_numpy(np.stack([part for part in drawn if part is not None]))
     scale = 1.0 / latents.std().item()
     model.vae.register_to_config(scaling_factor=scale)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from aid_robot.data.clips import ClipSampler
+from aid_robot.data.clips import ClipDataset, ClipSampler
 from aid_robot.errors import CheckpointError, ConfigError, TrainingError
 from aid_robot.training.config import TrainingConfig
 from aid_robot.training.stages import Stage
@@ -27,8 +28,8 @@ _STATE, _META, _LOG = "state.safetensors", "state.json", "log.jsonl"
 class Trainer:
     """Train one stage for a given time, going on where an earlier run was stopped.
 
-    Weights, averages, optimizer and both random generators are restored as they were at the last
-    save; the learning rate follows the time spent training.
+    Weights, averages, optimizer, noise and the place in the stream of clips are restored as they
+    were at the last save; the learning rate follows the time spent training.
 
     Args:
         stage: What is trained, and its loss.
@@ -42,7 +43,7 @@ class Trainer:
     def __init__(
         self,
         stage: Stage,
-        clips: ClipSampler,
+        clips: ClipDataset,
         config: TrainingConfig,
         folder: Path,
         minutes: float,
@@ -50,14 +51,26 @@ class Trainer:
     ) -> None:
         if minutes <= 0:
             raise ConfigError(f"minutes={minutes} must be positive")
+        if clips.config.num_frames != stage.frames_per_clip:
+            raise ConfigError(
+                f"the clips have num_frames={clips.config.num_frames}; the stage takes "
+                f"{stage.frames_per_clip} frames a clip: cut them so"
+            )
         self.stage, self.clips, self.config, self.folder = stage, clips, config, folder
         self.seconds = minutes * 60
         # As JSON gives it back, to be compared with that of a saved run.
         self.recipe = json.loads(
-            json.dumps({**(recipe or {}), "minutes": minutes, "config": asdict(config)})
+            json.dumps(
+                {
+                    **(recipe or {}),
+                    "minutes": minutes,
+                    "config": asdict(config),
+                    "clips": clips.fingerprint,
+                }
+            )
         )
         self.step, self.elapsed = 0, 0.0
-        self.data_rng = np.random.default_rng(config.seed)
+        self.sampler = ClipSampler(clips, infinite=True)
         self.noise_rng = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(
             stage.parameters.values(),
@@ -105,10 +118,7 @@ class Trainer:
 
     def _step(self) -> float:
         config = self.config
-        clips = [
-            self.clips.draw(self.data_rng, self.stage.frames_per_clip)
-            for _ in range(config.batch_size)
-        ]
+        clips = [self.clips[number] for number in islice(self.sampler, config.batch_size)]
         loss = self.stage.loss(clips, self.noise_rng)
         value = loss.item()
         if not math.isfinite(value):
@@ -146,7 +156,7 @@ class Trainer:
         meta = {
             "step": self.step,
             "elapsed": self.elapsed,
-            "data_rng": self.data_rng.bit_generator.state,
+            "sampler": self.sampler.state_dict(),
             "recipe": self.recipe,
         }
         # The weights name their step, and the meta file is renamed last: a run that is killed
@@ -177,7 +187,7 @@ class Trainer:
         tensors = load_file(self.folder / f"{meta['step']:07d}-{_STATE}")
         self._check_names(tensors)
         self.step, self.elapsed = meta["step"], meta["elapsed"]
-        self.data_rng.bit_generator.state = meta["data_rng"]
+        self.sampler.load_state_dict(meta["sampler"])
         self.noise_rng.set_state(tensors["noise_rng"])
         with torch.no_grad():
             for name, parameter in self.stage.parameters.items():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from aid_robot.data import Episode, open_recording
+from aid_robot.data.ingest.traps import static_lead_in, trim_static
 
 pytestmark = pytest.mark.bridge
 
@@ -93,3 +94,33 @@ def test_rlds(bridge_dir: Path) -> None:
         moved = np.diff(episode.state[:, :3], axis=0)
         assert np.corrcoef(moved.ravel(), episode.actions[:-1, :3].ravel())[0, 1] > 0.5
         assert_frames_move(episode)
+
+
+def test_raw(bridge_dir: Path) -> None:
+    recording = open_recording(bridge_dir / "raw")
+    assert (recording.format, len(recording)) == ("bridge_raw", 2)
+    for episode, frames in zip(recording, (136, 129), strict=True):
+        assert episode.frames.shape == (frames, 240, 320, 3)
+        assert list(episode.videos) == ["image_0"]
+        assert episode.instruction == "open the drawer and put the purple thing in it"
+        assert (episode.scene, episode.outcome, episode.fps) == ("palo/toykitchen", "demo", 5)
+        assert not any("latency" in note or "day" in note for note in episode.notes)
+        assert_frames_move(episode)
+        # The frames are the files, in the order of their numbers.
+        for number in (0, 9, 10, 99, 100, frames - 1):
+            file = Path(episode.source) / "images0" / f"im_{number}.jpg"
+            assert episode.frames.encoded(number) == file.read_bytes()
+        assert episode.actions is not None
+        assert episode.state is not None
+        assert 0 <= episode.actions[:, 6].min() <= episode.actions[:, 6].max() <= 1
+        # Commanded open, the gripper is more open than commanded closed.
+        opened = episode.actions[:, 6] > 0.5
+        assert episode.state[opened, 6].mean() > episode.state[~opened, 6].mean() + 0.1
+        # Actions command motion in the base frame, which the state then follows.
+        moved = np.diff(episode.state[:, :3], axis=0)
+        assert np.corrcoef(moved.ravel(), episode.actions[:-1, :3].ravel())[0, 1] > 0.5
+        # Nothing moves in the lead-in; what is left after it starts with one frame at rest.
+        trimmed = trim_static(episode)
+        assert len(trimmed) == len(episode) - 1
+        assert any("static lead-in of 1 frame" in note for note in episode.notes)
+        assert static_lead_in(trimmed.frames, trimmed.state) == 0

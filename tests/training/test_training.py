@@ -13,13 +13,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aid_robot.data.clips import Clip, ClipSampler, LoadedEpisode
+from aid_robot.data.clips import Clip, ClipConfig, ClipDataset
+from aid_robot.data.episode import Episode
+from aid_robot.data.frames import ArrayFrames
 from aid_robot.errors import CheckpointError, ConfigError, TrainingError
 from aid_robot.model.build import zero_residual_branches
 from aid_robot.model.latents import encode, to_pixels
 from aid_robot.training.config import TrainingConfig
 from aid_robot.training.losses import draw_sigmas, edm_loss
-from aid_robot.training.run import split_episodes, train_stage
+from aid_robot.training.run import encode_versions, split_episodes, train_stage
 from aid_robot.training.stages import Stage, make_stage
 from aid_robot.training.trainer import Trainer
 from tests.recordings import write_irasim
@@ -28,21 +30,22 @@ from tests.tiny import tiny_model
 CONFIG = TrainingConfig(batch_size=2, learning_rate=1e-3, warmup_steps=1)
 
 
-def episodes(count: int = 3, length: int = 6) -> list[LoadedEpisode]:
+def episodes(count: int = 3, length: int = 6) -> list[Episode]:
     rng = np.random.default_rng(0)
     return [
-        LoadedEpisode(
-            f"{i}/image_0",
-            rng.integers(0, 256, (length, 36, 36, 3), np.uint8),
-            ("open the drawer", "lift the red cube") if i % 2 else (),
-            5.0,
+        Episode(
+            id=f"{i}",
+            videos={"image_0": ArrayFrames(rng.integers(0, 256, (length, 36, 36, 3), np.uint8))},
+            instructions=("open the drawer", "lift the red cube") if i % 2 else (),
+            fps=5.0,
         )
         for i in range(count)
     ]
 
 
-def clips() -> ClipSampler:
-    return ClipSampler(episodes(), 4, (32, 32), min_frames=3)
+def clips(num_frames: int = 4) -> ClipDataset:
+    given = min(1, num_frames - 1)
+    return ClipDataset(episodes(), ClipConfig(num_frames, given, size=(32, 32)))
 
 
 def weights(stage: Stage) -> dict[str, Tensor]:
@@ -96,7 +99,7 @@ def test_each_stage_trains_its_parts_and_no_others(
 ) -> None:
     stage = make_stage(name, tiny_model(), CONFIG)
     before = weights(stage)
-    trainer = Trainer(stage, clips(), CONFIG, tmp_path, minutes=1)
+    trainer = Trainer(stage, clips(stage.frames_per_clip), CONFIG, tmp_path, minutes=1)
     for _ in range(3):
         trainer._step()
     changed = {n for n, tensor in weights(stage).items() if not torch.equal(tensor, before[n])}
@@ -119,8 +122,7 @@ def test_a_stage_learns(name: str, tmp_path: Path) -> None:
     zero_residual_branches(model.vae)
     config = replace(CONFIG, learning_rate=3e-3, text_dropout=0, image_dropout=0)
     stage = make_stage(name, model, config)
-    rng = np.random.default_rng(0)
-    batch = [clips().draw(rng, stage.frames_per_clip) for _ in range(2)]
+    batch = [clips(stage.frames_per_clip)[number] for number in range(2)]
 
     def mean_loss() -> float:
         with torch.no_grad():
@@ -142,7 +144,7 @@ def test_a_stage_learns(name: str, tmp_path: Path) -> None:
 def test_noise_augmentation_reaches_training(tmp_path: Path) -> None:
     def loss(strength: float) -> float:
         stage = make_stage("aid", tiny_model(noise_aug_strength=strength), CONFIG)
-        batch = [clips().draw(np.random.default_rng(0)) for _ in range(2)]
+        batch = [clips()[number] for number in range(2)]
         return stage.loss(batch, torch.Generator().manual_seed(0)).item()
 
     assert loss(0.0) != loss(0.5)
@@ -171,14 +173,20 @@ def test_a_run_goes_on_with_the_same_weights_and_noise(tmp_path: Path) -> None:
 
 def test_another_recipe_is_refused(tmp_path: Path) -> None:
     stage = make_stage("vae", tiny_model(), CONFIG)
-    Trainer(stage, clips(), CONFIG, tmp_path, 1, {"sources": ["a"]})._save()
+    single = clips(1)
+    Trainer(stage, single, CONFIG, tmp_path, 1, {"sources": ["a"]})._save()
     for changes in ({"minutes": 2.0}, {"recipe": {"sources": ["b"]}}):
         arguments = {"minutes": 1, "recipe": {"sources": ["a"]}, **changes}
         with pytest.raises(CheckpointError, match="another recipe"):
-            Trainer(stage, clips(), CONFIG, tmp_path, **arguments)
+            Trainer(stage, single, CONFIG, tmp_path, **arguments)
     with pytest.raises(CheckpointError, match="another recipe"):
-        Trainer(stage, clips(), replace(CONFIG, seed=1), tmp_path, 1, {"sources": ["a"]})
-    Trainer(stage, clips(), CONFIG, tmp_path, 1, {"sources": ["a"]})
+        Trainer(stage, single, replace(CONFIG, seed=1), tmp_path, 1, {"sources": ["a"]})
+    with pytest.raises(CheckpointError, match="another recipe"):
+        Trainer(stage, ClipDataset(episodes(4), single.config), CONFIG, tmp_path, 1,
+                {"sources": ["a"]})  # fmt: skip
+    Trainer(stage, single, CONFIG, tmp_path, 1, {"sources": ["a"]})
+    with pytest.raises(ConfigError, match="num_frames=4; the stage takes 1"):
+        Trainer(stage, clips(), CONFIG, tmp_path / "other", 1)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
@@ -195,30 +203,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 def test_cached_latents_are_those_of_the_frames() -> None:
     model = tiny_model()
-    sampler = clips()
 
     def encode_frames(frames: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             return encode(model.vae, to_pixels(torch.from_numpy(frames)[None]))[0].numpy()
 
-    sampler.cache_latents(encode_frames, versions=2)
-    rng = np.random.default_rng(1)
-    for _ in range(4):
-        clip = sampler.draw(rng)
+    config = TrainingConfig(cached_versions=2)
+    versions = encode_versions(episodes(), (32, 32), encode_frames, config)
+    assert len({episode.id for episode in versions}) == 3 * 2
+    cached = ClipDataset(versions, ClipConfig(4, 1, camera="all", latents="vae"))
+    whole = ClipDataset(versions, ClipConfig(4, 1, camera="all"))
+    for number in range(4):
+        clip, frames = cached[number], whole[number].frames
         assert clip.latents is not None
-        np.testing.assert_allclose(clip.latents, encode_frames(clip.frames), atol=1e-4)
+        np.testing.assert_array_equal(clip.frames, frames[:1])
+        np.testing.assert_allclose(clip.latents, encode_frames(frames), atol=1e-4)
 
 
-def test_split_keeps_cameras_together_and_leaves_none_out() -> None:
-    videos = [
-        LoadedEpisode(f"{i:02d}/{camera}", np.zeros((2, 8, 8, 3), np.uint8), (), 5.0)
-        for i in range(11)
-        for camera in ("image_0", "image_1")
-    ]
-    train, held_out = split_episodes(videos)
-    names = [{e.id.split("/")[0] for e in part} for part in (train, held_out)]
+def test_split_leaves_no_episode_out() -> None:
+    whole = episodes(11)
+    train, held_out = split_episodes(whole)
+    names = [{episode.id for episode in part} for part in (train, held_out)]
     assert not names[0] & names[1]
-    assert len(train) + len(held_out) == 22
+    assert names[0] | names[1] == {episode.id for episode in whole}
     assert len(names[1]) == 2
 
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from aid_robot.data.ingest import irasim, rlds, video_csv
+from aid_robot.data.ingest import (
+    bridge_numpy,
+    bridge_raw,
+    irasim,
+    lerobot,
+    replay_buffer,
+    rlds,
+    store,
+    video_csv,
+)
 from aid_robot.data.ingest.recording import Format, Recording, did_you_mean
 from aid_robot.errors import DataFormatError
 
@@ -17,8 +26,13 @@ __all__ = ["FORMATS", "Format", "Recording", "detect_format", "open_recording"]
 
 # In the order in which they are tried: bare videos last, since other layouts have videos too.
 FORMATS: Mapping[str, Format] = {
+    "store": store.FORMAT,
     "rlds": rlds.FORMAT,
     "irasim": irasim.FORMAT,
+    "lerobot": lerobot.FORMAT,
+    "replay_buffer": replay_buffer.FORMAT,
+    "bridge_numpy": bridge_numpy.FORMAT,
+    "bridge_raw": bridge_raw.FORMAT,
     "video_csv": video_csv.FORMAT,
 }
 
@@ -28,9 +42,12 @@ def open_recording(
 ) -> Recording:
     """Open a recording, whose episodes are then read one at a time.
 
-    `format` is one of FORMATS, by default what the path looks like. `fps` is the rate at which the
-    world was recorded, for a recording that doesn't say it, or says it wrongly.
+    `path` may also be the URL of an episode store. `format` is one of FORMATS, by default what the
+    path looks like. `fps` is the rate at which the world was recorded, for a recording that doesn't
+    say it, or says it wrongly.
     """
+    if isinstance(path, str) and "://" in path:
+        return store.StoreRecording(path, fps)
     path = Path(path)
     if not path.exists():
         raise DataFormatError(f"there is no '{path}'; expected a recording: check the path")

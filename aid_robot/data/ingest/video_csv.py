@@ -5,8 +5,10 @@ Two kinds of index are read; columns beyond the first two are optional.
     file,instruction,frames,width,height,outcome    demonstrations at Bridge's 5 frames a second
     file,task,policy,outcome,frames,width,height    policy rollouts, re-timed: fps is unknown
 
-A column `fps` overrides both. `outcome` is demo, success or fail. Videos without an index have no
-instruction, and the rate at which they play. There are never actions.
+A column `fps` overrides both: a number, or `unknown`. Rows with the same `episode` are cameras of
+one, named by `camera`; what they say of the episode is taken from the first. `outcome` is demo,
+success or fail. Videos without an index have no instruction, and the rate at which they play. There
+are never actions.
 """
 
 from __future__ import annotations
@@ -51,53 +53,56 @@ class _Video:
 
 
 class VideoCsvRecording(Recording):
-    """Videos, one an episode."""
+    """Videos, one an episode and camera."""
 
     format = "video_csv"
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
         super().__init__(path, fps)
         if path.is_file() and path.suffix.lower() != ".csv":
-            self._videos = [_Video(path.stem, path, str(path))]
+            videos = [_Video(path.stem, path, str(path))]
         elif (index := _index_of(path)) is not None:
-            self._videos = _read_index(index)
+            videos = _read_index(index)
         else:
-            self._videos = [
+            videos = [
                 _Video(file.stem, file, str(file))
                 for file in sorted(_videos_in(path), key=natural_key)
             ]
-        _check_ids(self._videos)
+        self._episodes = _group(videos)
 
     def __len__(self) -> int:
-        return len(self._videos)
+        return len(self._episodes)
 
     def _list_ids(self) -> Sequence[str]:
-        return [video.id for video in self._videos]
+        return [next(iter(cameras.values())).id for cameras in self._episodes]
 
     def _read(self, index: int) -> Episode:
-        video = self._videos[index]
-        if not video.path.is_file():
-            raise DataFormatError(
-                f"{video.where} names {video.path}, which is not there; copy the video to that "
-                "place or remove its row"
-            )
-        frames = VideoFrames(video.path)
+        cameras = self._episodes[index]
+        for video in cameras.values():
+            if not video.path.is_file():
+                raise DataFormatError(
+                    f"{video.where} names {video.path}, which is not there; copy the video to that "
+                    "place or remove its row"
+                )
+        videos = {camera: VideoFrames(video.path) for camera, video in cameras.items()}
+        camera, video = next(iter(cameras.items()))
         row = video.row or {}
         instructions = distinct_texts([row.get("instruction", "")])
-        fps, notes = _rate(video, frames)
-        if video.row is not None:
-            notes += _described(row, frames, video.where)
+        fps, notes = _rate(video, videos[camera])
+        for camera, described in cameras.items():
+            if described.row is not None:
+                notes += _described(described.row, videos[camera], described.where)
         if not instructions:
             notes.append("no instruction")
         return Episode(
             id=video.id,
-            videos={"image_0": frames},
+            videos=videos,
             instruction=instructions[0] if instructions else None,
             instructions=instructions,
             outcome=_outcome(row.get("outcome", ""), video.where),
             fps=fps,
             source=str(video.path),
-            notes=tuple(notes),
+            notes=tuple(dict.fromkeys(notes)),
         )
 
 
@@ -106,13 +111,16 @@ def _rate(video: _Video, frames: VideoFrames) -> tuple[float | None, list[str]]:
     if video.row is None:
         return frames.rate, ["fps is the rate at which the file plays"]
     if said := video.row.get("fps", ""):
+        if said == "unknown":
+            return None, []
         try:
             fps = float(said)
         except ValueError:
             fps = float("nan")
         if not 0 < fps < float("inf"):
             raise DataFormatError(
-                f"{video.where} has fps '{said}'; expected a positive number: correct the index"
+                f"{video.where} has fps '{said}'; expected a positive number or unknown: correct "
+                "the index"
             )
         return fps, []
     if "task" in video.row:
@@ -171,7 +179,7 @@ def _described_video(index: Path, line: int, row: dict[str, str | None]) -> _Vid
         )
     values = {column: (value or "").strip() for column, value in row.items()}
     path = inside(index.parent, values["file"], where)
-    name = Path(values["file"]).with_suffix("").as_posix()
+    name = values.get("episode") or Path(values["file"]).with_suffix("").as_posix()
     return _Video(name, path, where, values)
 
 
@@ -185,15 +193,20 @@ def _check_columns(columns: list[str], index: Path) -> None:
         )
 
 
-def _check_ids(videos: list[_Video]) -> None:
-    seen: dict[str, _Video] = {}
+def _group(videos: list[_Video]) -> list[dict[str, _Video]]:
+    """Put the videos of an episode together, by their cameras."""
+    episodes: dict[str, dict[str, _Video]] = {}
     for video in videos:
-        if video.id in seen:
+        row = video.row or {}
+        cameras = episodes.setdefault(video.id, {})
+        camera = row.get("camera") or f"image_{len(cameras) if row.get('episode') else 0}"
+        if camera in cameras:
             raise DataFormatError(
-                f"{video.where} and {seen[video.id].where} both describe '{video.id}'; expected "
-                "one video an episode: remove or rename one"
+                f"{video.where} and {cameras[camera].where} both describe '{video.id}'; expected "
+                "one video an episode and camera: remove or rename one"
             )
-        seen[video.id] = video
+        cameras[camera] = video
+    return list(episodes.values())
 
 
 def _index_of(path: Path) -> Path | None:

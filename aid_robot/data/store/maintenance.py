@@ -1,0 +1,137 @@
+"""What concerns a store as a whole: a place for it, and writing it anew."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from shutil import copy2, copytree, rmtree
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from aid_robot.data.store.codecs import JpegCodec
+from aid_robot.data.store.layout import METADATA, get_json
+from aid_robot.data.store.lock import REMOTE_KEY, lock_writer
+from aid_robot.data.store.objects import LocalObjects, Objects
+from aid_robot.errors import StoreError, StoreLockedError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+    from aid_robot.data.store.store import EpisodeStore
+
+# The groups of a store.
+OURS = ("data", "meta", "cache")
+# How long the two renames of a swap may take until a reader takes it for broken off.
+PATIENCE = 2.0
+
+
+def copy_store(source: EpisodeStore, target: str | os.PathLike[str] | Store) -> None:
+    """Copy the episodes that count, and what was cached of them, to a new store."""
+    settings = source.settings
+    if settings is None:
+        raise StoreError(
+            f"{source.url} was written by another program; expected one of this package's: make a "
+            "store by EpisodeStore.create and merge it"
+        )
+    made = type(source).create(
+        target,
+        codec=settings.codec_name,
+        quality=settings.codec.quality if isinstance(settings.codec, JpegCodec) else 95,
+        shard_frames=settings.shard_frames,
+        attributes=source.attributes,
+    )
+    with made, made.group():
+        for episode in tqdm(source, desc="compact", unit="episode", disable=None):
+            made.append(episode)
+        made.commit()
+        for index in range(len(source)):
+            made.take_cached(source, index)
+
+
+def compact_in_place(store: EpisodeStore) -> None:
+    """Put a compacted copy in the store's place; the store's lock is held."""
+    objects = store.objects
+    if not isinstance(objects, LocalObjects):
+        raise StoreError(
+            f"{objects.url} can't be swapped for its compacted copy; expected a target: "
+            "compact(target=...), then use that"
+        )
+    made, previous = beside(objects.root)
+    _remove(made)
+    _remove(previous)
+    copy_store(store, made)
+    for path in objects.root.iterdir():
+        # What others keep in the folder.
+        if path.is_dir() and path.name not in OURS:
+            copytree(path, made / path.name, symlinks=True)
+        elif path.is_file() and path.name != METADATA:
+            copy2(path, made / path.name)
+    objects.root.rename(previous)
+    made.rename(objects.root)
+    objects.forget_folders()
+    rmtree(previous)
+
+
+def finish_swap(objects: Objects) -> None:
+    """Put a store in its place where its compaction was killed between the two renames."""
+    if not isinstance(objects, LocalObjects) or objects.root.exists():
+        return
+    made, previous = beside(objects.root)
+    until = time.monotonic() + PATIENCE
+    while previous.exists() and not objects.root.exists():
+        try:
+            lock = lock_writer(objects)
+        except StoreLockedError:
+            # The compaction is alive and about to rename.
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+            continue
+        try:
+            if not objects.root.exists():
+                (made if made.exists() else previous).rename(objects.root)
+        finally:
+            lock.release()
+
+
+def beside(root: Path) -> tuple[Path, Path]:
+    """Name the folders of the compacted copy and of what it replaces."""
+    return root.with_name(f".{root.name}.compacted"), root.with_name(f".{root.name}.previous")
+
+
+def make_room(objects: Objects, overwrite: bool) -> None:
+    """Remove the store that is in the place of a new one, or refuse to."""
+    names = [name for name in objects.names("") if name != REMOTE_KEY]
+    if not names:
+        return
+    if not overwrite:
+        raise StoreError(
+            f"'{objects.url}' is not empty; open it with mode='a' to append, or give "
+            "overwrite=True to delete what is there"
+        )
+    if get_json(objects, "") is None:
+        raise StoreError(
+            f"'{objects.url}' holds no store but {len(names)} other things, such as '{names[0]}'; "
+            "expected a store to overwrite: remove it yourself, or choose another place"
+        )
+    if isinstance(objects, LocalObjects):
+        # A new folder, so that open readers notice.
+        _, previous = beside(objects.root)
+        _remove(previous)
+        objects.root.rename(previous)
+        objects.forget_folders()
+        rmtree(previous)
+        return
+    # The root first: what is left of a half-deleted store is none.
+    objects.delete(METADATA)
+    for name in OURS:
+        objects.delete_folder(name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,315 @@
+"""Scripted experts: each skill is a generator of actions, by contact alone, from any state.
+
+for action in make_actions(world, Task("put", "carrot", "plate")):
+    world.step(action)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aid_robot.envs.tabletop.arm import angles_of
+from aid_robot.envs.tabletop.feasible import feasible, obstacle
+from aid_robot.envs.tabletop.grasps import (
+    LONG,
+    ROOM,
+    aligned_yaw,
+    beside,
+    free_place,
+    grasp_pose,
+    nearest,
+)
+from aid_robot.envs.tabletop.objects import DRAWER
+from aid_robot.envs.tabletop.relations import footprint
+from aid_robot.envs.tabletop.scene import FINGER_TRAVEL
+from aid_robot.envs.tabletop.state import SceneState, ThingState, Vector
+from aid_robot.envs.tabletop.tasks import DIRECTION_VECTORS, FAILURES_OF, Failure, Task
+from aid_robot.envs.tabletop.world import HIGH, LOW, MAX_MOVE, World
+from aid_robot.errors import SimulationError
+
+_UP, _FORWARD = np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
+Action = NDArray[np.float32]
+Actions = Iterator[Action]
+
+if TYPE_CHECKING:
+    from aid_robot.envs.tabletop.env import TabletopEnv
+
+# Of the largest move and turn that a step allows.
+_MOVE, _TURN = 0.95 * MAX_MOVE, 0.38
+# While something is pushed or pulled [m a step].
+_SLOW = 0.036
+_MAX_STEPS = 20
+# Above a thing before it is grasped, and above the table while it is carried [m].
+_ABOVE, _CARRY = 0.045, 0.075
+# Closed fingers, from their middle [m].
+_FINGER = 0.0095
+
+
+def make_actions(
+    place: World | TabletopEnv,
+    task: Task,
+    failure: Failure | None = None,
+    rng: np.random.Generator | None = None,
+) -> Actions:
+    """Give the actions (7,) that do a task, each to be executed before the next is asked for.
+
+    Args:
+        place: Where it is done; only looked at.
+        task: Feasible from here, or SimulationError.
+        failure: How it shall go wrong; SimulationError where this task can't go wrong so.
+        rng: Of what is drawn for a failure.
+    """
+    world: World = getattr(place, "world", place)
+    scene = world.scene_state()
+    reason = obstacle(task, scene)
+    if reason is not None:
+        raise SimulationError(f"{task} can't be done here: {reason}")
+    rng = rng or np.random.default_rng(0)
+    if failure is not None:
+        if failure not in FAILURES_OF[task.skill]:
+            known = ", ".join(FAILURES_OF[task.skill]) or "none"
+            raise SimulationError(
+                f"the skill '{task.skill}' has no failure '{failure}'; it has {known}"
+            )
+        if failure in ("wrong_object", "wrong_target"):
+            task, failure = _other(task, failure, scene, rng), None
+    yield from _Expert(world, failure, rng).do(task)
+
+
+def _other(task: Task, failure: Failure, scene: SceneState, rng: np.random.Generator) -> Task:
+    """Draw a feasible task that differs in its object, or in where that goes."""
+    wrong_object = failure == "wrong_object"
+    choices = [
+        other
+        for other in feasible(scene)
+        if other.skill == task.skill
+        and (other.object != task.object) == wrong_object
+        and ((other.target, other.direction) == (task.target, task.direction)) == wrong_object
+    ]
+    if not choices:
+        raise SimulationError(f"{task} can't fail as '{failure}': the scene has no other to take")
+    return choices[rng.integers(len(choices))]
+
+
+class _Expert:
+    """Motions that skills are made of; `opening` is what the gripper is told throughout."""
+
+    def __init__(self, world: World, failure: Failure | None, rng: np.random.Generator) -> None:
+        self.world, self.failure, self.rng = world, failure, rng
+        self.opening = world.target[2]
+
+    def do(self, task: Task) -> Actions:
+        scene = self.world.scene_state()
+        if scene.held is not None and scene.held != task.object:
+            yield from self._let_go()
+        match task.skill:
+            case "put" | "stack" | "move_next_to":
+                yield from self._grasp(task.object)
+                yield from self._carry(task)
+            case "lift":
+                yield from self._grasp(task.object)
+                yield from self._rise(0.09)
+                if self.failure == "dropped":
+                    yield from self._grip(1.0, 2)
+            case "push":
+                yield from self._push(task)
+            case "open":
+                yield from self._pull(task.object)
+            case "close":
+                yield from self._shut(task.object)
+            case "idle":
+                for _ in range(10):
+                    yield self._action()
+
+    # Motions
+
+    def _action(self, move: Vector | None = None, turn: float = 0.0) -> Action:
+        x, y, z = (0.0, 0.0, 0.0) if move is None else move
+        return np.array([x, y, z, 0, 0, turn, self.opening], np.float32)
+
+    def _move(self, position: Vector, yaw: float | None = None, speed: float = _MOVE) -> Actions:
+        """Go straight to a place of the fingertips."""
+        position = np.clip(position, LOW, HIGH)
+        for _ in range(_MAX_STEPS):
+            at, rotation, _ = self.world.target
+            way = position - at
+            turn = 0.0 if yaw is None else nearest(yaw - angles_of(rotation)[2])
+            distance = float(np.linalg.norm(way))
+            if distance < 1e-3 and abs(turn) < 1e-2:
+                return
+            # Position and yaw arrive together, in as many equal steps as the slower one needs.
+            steps = max(1, math.ceil(distance / speed - 1e-6), math.ceil(abs(turn) / _TURN - 1e-6))
+            yield self._action(way / steps, turn / steps)
+            if np.linalg.norm(self.world.target[0] - at) < 1e-4 and distance > 1e-3 and turn == 0:
+                return  # out of reach: as far as it goes
+
+    def _grip(self, opening: float, steps: int) -> Actions:
+        self.opening = opening
+        for _ in range(steps):
+            yield self._action()
+
+    def _rise(self, height: float) -> Actions:
+        yield from self._move(self.world.target[0] + height * _UP)
+
+    def _let_go(self) -> Actions:
+        """Put down what is held, where there is nothing else."""
+        scene = self.world.scene_state()
+        assert scene.held is not None
+        thing = scene[scene.held]
+        at = self.world.target[0]
+        place = free_place(thing, scene)
+        high = np.array([*place, max(at[2], thing.half_size.max() + _CARRY)])
+        yield from self._move(high)
+        yield from self._release_at(thing.name, np.array([*place, scene.table]))
+
+    # Grasping
+
+    def _grasp(self, name: str) -> Actions:
+        missed = self.failure == "missed_grasp"
+        for attempt in range(2):
+            scene = self.world.scene_state()
+            if scene.held == name:
+                return
+            thing = scene[name]
+            point, yaw, width = grasp_pose(thing, scene)
+            if missed:
+                side = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
+                point = point + side * (width / 2 + 0.028) * self.rng.choice((-1, 1)) + 0.004 * _UP
+            room = ROOM if attempt == 0 else 0.02
+            above = point + (_ABOVE + max(0.0, thing.top - point[2])) * _UP
+            self.opening = min(1.0, (width / 2 + room) / FINGER_TRAVEL)
+            if self.world.target[0][2] < above[2] - 0.01:
+                yield from self._rise(above[2] - self.world.target[0][2])
+            yield from self._move(above, yaw)
+            yield from self._move(point, yaw)
+            yield from self._grip(0.0, 2)
+            if missed:
+                return
+        # A second miss is left to be one.
+
+    def _carry(self, task: Task) -> Actions:
+        scene = self.world.scene_state()
+        thing = scene[task.object]
+        place, yaw = self._destination(task, scene)
+        held = scene.held == task.object
+        lowest = thing.bottom if held else scene.table
+        clear = max(_CARRY, (scene[task.target].top + 0.025) if task.target else 0.0)
+        at = self.world.target[0]
+        rise = clear - (lowest - scene.table)
+        if rise > 0:
+            yield from self._rise(rise)
+        at = self.world.target[0]
+        offset = self._offset(task.object) if held else np.zeros(3)
+        over = np.array([place[0] - offset[0], place[1] - offset[1], at[2]])
+        if self.failure == "dropped":
+            part = self.rng.uniform(0.3, 0.6)
+            yield from self._move(at + part * (over - at))
+            yield from self._grip(1.0, 2)
+        yield from self._move(over, yaw)
+        if self.failure in ("dropped", "missed_grasp") or not held:
+            yield from self._grip(0.6, 1)
+            return
+        yield from self._release_at(task.object, place)
+
+    def _offset(self, name: str) -> Vector:
+        """From the fingertips to the thing's centre across, and to its lowest point."""
+        scene = self.world.scene_state()
+        thing = scene[name]
+        return np.array(
+            [*(thing.position[:2] - scene.gripper[:2]), thing.bottom - scene.gripper[2]]
+        )
+
+    def _release_at(self, name: str, place: Vector) -> Actions:
+        """Lower a held thing until its lowest point is at `place`, open, and rise."""
+        offset = self._offset(name)
+        yield from self._move(place - offset + 0.004 * _UP)
+        yield from self._grip(min(1.0, self.world.gripper()[6] + ROOM / FINGER_TRAVEL), 1)
+        yield from self._rise(0.07)
+
+    def _destination(self, task: Task, scene: SceneState) -> tuple[Vector, float | None]:
+        """Where the thing's lowest point shall be, and the gripper's yaw."""
+        target, thing = scene[task.target], scene[task.object]
+        if task.skill == "stack":
+            return np.array([*target.position[:2], target.top]), aligned_yaw(target, self._yaw())
+        if task.skill == "put":
+            if target.kind == "drawer":
+                opened = DRAWER.travel * float(target.open or 0)
+                x = target.position[0] - (DRAWER.half_size[0] - opened / 2)
+                return np.array([x, target.position[1], target.top + 0.004]), None
+            deep = target.kind in ("bowl", "pot", "cup")
+            height = target.top + 0.004 if deep else target.position[2] + 0.004
+            return np.array([*target.position[:2], height]), None
+        return beside(thing, target, scene, self._yaw())
+
+    def _yaw(self) -> float:
+        return float(angles_of(self.world.target[1])[2])
+
+    # Pushing and pulling
+
+    def _push(self, task: Task) -> Actions:
+        """Push with closed fingers, or with both apart what would turn away from one of them."""
+        scene = self.world.scene_state()
+        thing = scene[task.object]
+        axis = np.array([*DIRECTION_VECTORS[task.direction], 0.0])
+        across = np.array([-axis[1], axis[0], 0.0])
+        outline = footprint(thing) - thing.position[:2]
+        back, width = -(outline @ axis[:2]).min(), np.abs(outline @ across[:2]).max()
+        middle = thing.position.copy()
+        if self.failure == "missed_grasp":
+            middle += across * (width + 0.04) * self.rng.choice((-1, 1))
+        middle[2] = scene.table + min(0.020, 0.7 * thing.half_size.min() + 0.004)
+        start = middle - axis * (back + 0.030)
+        end = middle + axis * (0.070 - back - _FINGER)
+        # Fingers stand side by side across the way.
+        yaw = nearest(math.atan2(axis[1], axis[0]))
+        yaw = min((yaw, nearest(yaw + math.pi)), key=abs)
+        # Round things would wedge themselves between open fingers.
+        self.opening = min(0.5 * width, 0.018) / FINGER_TRAVEL if thing.kind in LONG else 0.0
+        yield from self._move(start + (thing.top + 0.03) * _UP, yaw)
+        yield from self._move(start)
+        yield from self._move(end, speed=_SLOW)
+        yield from self._move(end - 0.02 * axis)
+        yield from self._rise(0.06)
+
+    def _handle(self, drawer: ThingState) -> Vector:
+        """The middle of the handle's bar."""
+        hx, _, hz = DRAWER.half_size
+        return np.asarray(
+            drawer.position - (hx + DRAWER.handle_gap + DRAWER.bar) * _FORWARD + hz * _UP
+        )
+
+    def _pull(self, name: str) -> Actions:
+        bar = self._handle(self.world.scene_state()[name])
+        behind = bar + (DRAWER.bar + DRAWER.handle_gap / 2) * _FORWARD - 0.008 * _UP
+        if self.failure == "missed_grasp":
+            behind = behind - 0.045 * _FORWARD
+        self.opening = 0.0
+        yield from self._move(behind + 0.05 * _UP, 0.0)
+        yield from self._move(behind)
+        opened = float(self.world.scene_state()[name].open or 0) * DRAWER.travel
+        left = DRAWER.travel - opened
+        yield from self._move(
+            behind - (left + DRAWER.handle_gap / 2 - _FINGER + 0.006, 0, 0), speed=0.036
+        )
+        yield from self._move(self.world.target[0] + (DRAWER.handle_gap / 2 - _FINGER) * _FORWARD)
+        yield from self._rise(0.07)
+
+    def _shut(self, name: str) -> Actions:
+        drawer = self.world.scene_state()[name]
+        bar = self._handle(drawer)
+        left = DRAWER.travel * float(drawer.open or 0)
+        before = bar - (DRAWER.bar + _FINGER + 0.018) * _FORWARD - 0.004 * _UP
+        if self.failure == "missed_grasp":
+            before = before + 0.035 * _UP
+            left *= 0.7
+        self.opening = 0.0
+        yield from self._move(before + 0.05 * _UP, 0.0)
+        yield from self._move(before)
+        yield from self._move(before + (left + 0.024) * _FORWARD, speed=_SLOW)
+        yield self._action()
+        yield from self._move(self.world.target[0] - 0.02 * _FORWARD + 0.06 * _UP)
