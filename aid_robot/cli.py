@@ -1,4 +1,4 @@
-"""The command line: `aid-robot predict | ingest | episodes | train | info`."""
+"""The command line: `aid-robot predict | ingest | episodes | simulate | train | info`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TextIO
 
 from aid_robot import __version__
-from aid_robot.commands import episodes, info, ingest, predict, train
+from aid_robot.commands import episodes, info, ingest, predict, simulate, train
 from aid_robot.errors import AIDRobotError
 
 
@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Command] = {
     "predict": predict,
     "ingest": ingest,
     "episodes": episodes,
+    "simulate": simulate,
     "train": train,
     "info": info,
 }

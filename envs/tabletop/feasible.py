@@ -20,12 +20,15 @@ from aid_robot.envs.tabletop.relations import (
 )
 from aid_robot.envs.tabletop.state import SceneState, ThingState
 from aid_robot.envs.tabletop.tasks import DIRECTION_VECTORS, DIRECTIONS, Direction, Task
+from aid_robot.envs.tabletop.view import in_view
 
 # Kinds with a flat top, and kinds with a flat bottom to stand on it.
 BASES = frozenset(("cube", "can"))
 STACKED = frozenset(("cube", "can", "cup"))
 # A push needs free way ahead of the thing, and room behind it for the gripper.
 _PUSH_AHEAD, _PUSH_BEHIND, _PUSH_SIDE = 0.13, 0.06, 0.01
+# It ends this far on, in view and where it can be reached again [m].
+_PUSH, _X, _Y = 0.075, (0.17, 0.44), 0.23
 # Things this near to each other are not worth moving next to each other.
 _APART = 2 * NEXT_GAP
 
@@ -133,6 +136,9 @@ def _has_way(thing: ThingState, direction: Direction, scene: SceneState) -> bool
     if carried_by(thing.name, scene) is not None:
         return False
     axis = DIRECTION_VECTORS[direction]
+    x, y = thing.position[:2] + _PUSH * np.array(axis)
+    if not (in_view(x, y, thing.half_size[:2].min()) and _X[0] < x < _X[1] and abs(y) < _Y):
+        return False
     across = (-axis[1], axis[0])
     outline = footprint(thing) - thing.position[:2]
     front, width = (outline @ axis).max(), np.abs(outline @ across).max() + _PUSH_SIDE

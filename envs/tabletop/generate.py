@@ -26,8 +26,9 @@ from aid_robot.errors import ConfigError, SimulationError
 
 # Frames at rest after a skill has ended.
 STILL_FRAMES = 2
-# Scenes that are tried for one start, and tasks for one alternative.
-_MAX_SCENES, _MAX_TASKS = 60, 4
+# Scenes that are drawn for one start, tasks that are tried for one alternative in one scene, and
+# tries for each alternative in all.
+_MAX_SCENES, _MAX_TASKS, _MAX_TRIES = 60, 4, 20
 _NUM_WORDINGS, _NUM_CAPTIONS = 6, 8
 
 
@@ -109,8 +110,19 @@ class Made:
     """The episodes of one start."""
 
     episodes: tuple[Episode, ...]
-    # Every try without a wanted failure: its skill, and whether it succeeded.
-    tries: tuple[tuple[str, bool], ...]
+    # Every try: its skill, and whether it went as it should.
+    tries: tuple[Try, ...]
+
+
+@dataclass(frozen=True)
+class Try:
+    """An attempt at a task."""
+
+    skill: Skill
+    # Whether it was meant to fail.
+    spoiled: bool
+    # Whether it went as it was meant to.
+    done: bool
 
 
 def wanted_skills(config: DataConfig, start: int) -> tuple[Skill, ...]:
@@ -152,21 +164,23 @@ class Generator:
 
         Raises SimulationError where no scene was found in which they can be shown.
         """
-        tries: list[tuple[str, bool]] = []
         wanted = wanted_skills(self.config, start)
+        # A drawer is rare, and only it can be opened or closed.
+        things = ("drawer",) if wanted[0] in ("open", "close") else ()
+        tries: list[Try] = []
         for scene in range(_MAX_SCENES):
             rng = np.random.default_rng((self.config.seed, start, scene))
-            self._env.reset(seed=int(rng.integers(2**31)))
-            offered = [
-                t for t in feasible(self._env.scene_state()) if t.skill in self.config.skills
-            ]
-            if not any(task.skill == wanted[0] for task in offered):
-                continue
-            episodes = self._alternatives(start, wanted, offered, rng, tries)
-            if len(episodes) == len(wanted):
-                return Made(tuple(episodes), tuple(tries))
+            self._env.reset(seed=int(rng.integers(2**31)), options={"things": things})
+            tasks = feasible(self._env.scene_state())
+            offered = [task for task in tasks if task.skill in self.config.skills]
+            if any(task.skill == wanted[0] for task in offered):
+                episodes = self._alternatives(start, wanted, offered, rng, tries)
+                if len(episodes) == len(wanted):
+                    return Made(tuple(episodes), tuple(tries))
+            if len(tries) > _MAX_TRIES * len(wanted):
+                break
         raise SimulationError(
-            f"no scene of the preset '{self.config.preset}' in {_MAX_SCENES} shows "
+            f"after {scene + 1} scenes of the preset '{self.config.preset}' none shows "
             f"{', '.join(dict.fromkeys(wanted))} from one start in at most "
             f"{self.config.max_frames} frames: allow more frames, fewer alternatives or other "
             "skills"
@@ -178,24 +192,27 @@ class Generator:
         wanted: Sequence[Skill],
         offered: Sequence[Task],
         rng: np.random.Generator,
-        tries: list[tuple[str, bool]],
+        tries: list[Try],
     ) -> list[Episode]:
         """Make the alternatives from the scene as it is; fewer where one can't be shown."""
         saved = self._env.save_state()
         episodes: list[Episode] = []
         left = list(offered)
         for place, skill in enumerate(wanted):
-            fails = bool(FAILURES_OF[skill]) and rng.random() < self.config.failures
-            # Another skill does for an alternative, but the first has its turn.
-            tasks = [t for t in left if t.skill == skill] or ([] if not place else left)
+            skills = list(dict.fromkeys(task.skill for task in left))
+            if skill not in skills:
+                if not (place and skills):
+                    break
+                skill = skills[rng.integers(len(skills))]
+            tasks = [task for task in left if task.skill == skill]
+            fails = rng.random() < self.config.failures
             for index in rng.permutation(len(tasks))[:_MAX_TASKS]:
                 task = tasks[index]
-                modes = FAILURES_OF[task.skill] if fails else ()
+                modes = _failures(task, offered) if fails else ()
                 failure = modes[rng.integers(len(modes))] if modes else None
                 self._env.restore_state(saved)
                 played = self._play(task, failure, rng)
-                if failure is None:
-                    tries.append((task.skill, played is not None))
+                tries.append(Try(task.skill, failure is not None, played is not None))
                 if played is not None:
                     episodes.append(self._episode(start, place, task, failure, played, rng))
                     left.remove(task)
@@ -288,6 +305,17 @@ class _Played:
     actions: FloatArray  # (T, 7)
     before: SceneState
     after: SceneState
+
+
+def _failures(task: Task, offered: Sequence[Task]) -> list[Failure]:
+    """Say in which ways a task can go wrong where these are offered."""
+    where = (task.target, task.direction)
+    others = [t for t in offered if t.skill == task.skill and t != task]
+    found = {
+        "wrong_object": any((t.target, t.direction) == where for t in others),
+        "wrong_target": any(t.object == task.object for t in others),
+    }
+    return [failure for failure in FAILURES_OF[task.skill] if found.get(failure, True)]
 
 
 def _encode(frame: UInt8Array) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 
 from aid_robot.envs.tabletop.relations import footprint
 from aid_robot.envs.tabletop.state import SceneState, ThingState, Vector
+from aid_robot.envs.tabletop.view import in_view
 
 # Open fingers beyond a thing's sides [m].
 ROOM = 0.013
@@ -129,7 +130,7 @@ def beside(
             outline = outline @ np.array([[c, s], [-s, c]])
             distance = (near @ out).max() - (outline @ out).min() + 0.016
             place = target.position[:2] + out * distance
-            inside = np.all(place > (0.19, -0.19)) and np.all(place < (0.41, 0.19))
+            inside = in_view(*place.tolist(), 0.03) and 0.18 < place[0] < 0.43
             radius = float(np.linalg.norm(outline, axis=1).max())
             room = min((_distance(place, other) - radius for other in others), default=0.1)
             cost = abs(turn) + (0 if inside else 10) + 60 * max(0.0, 0.022 - room)

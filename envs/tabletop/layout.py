@@ -6,31 +6,32 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TypeAlias
 
 import numpy as np
 
 from aid_robot.envs.tabletop.config import TabletopConfig
 from aid_robot.envs.tabletop.names import SYNONYMS, normalize
 from aid_robot.envs.tabletop.objects import DRAWER, KINDS, Kind
+from aid_robot.envs.tabletop.view import in_view
 from aid_robot.errors import SimulationError
 
 # Where things' centres may lie [m]: what arm and camera both reach.
-X_RANGE, Y_RANGE = (0.215, 0.395), (-0.165, 0.165)
-# The main camera as scene.xml has it: place, right and up axes, angle of view [degrees]; and how
-# much of its picture is used, so that what lies there is seen whole though the camera jitters.
-_CAMERA, _RIGHT, _UP, _FOVY = (
-    np.array([0.0, -0.16, 0.336]),
-    np.array([0.4472, -0.8944, 0.0]),
-    np.array([0.5963, 0.2981, 0.7454]),
-    48.0,
-)
-_VIEW = 0.94
+X_RANGE, Y_RANGE = (0.215, 0.400), (-0.165, 0.185)
+# Things lie in this part of the picture, so that they and the gripper are seen whole.
+_VIEW = 0.86
 # Free space between two things, so that a finger fits between them [m].
 GAP = 0.035
-# The cabinet's centre, when it is closed: far from the robot, so that there is room before it.
-_CABINET_X, _CABINET_Y = (0.43, 0.45), (-0.10, 0.10)
+# The same beside the way of a drawer.
+_LANE_GAP = 0.015
+# The cabinet's centre: far from the robot, so that there is room before it, on either side.
+_CABINET_X, _CABINET_Y = (0.43, 0.45), ((-0.10, -0.07), (0.11, 0.15))
 _CABINET_HALF = (DRAWER.half_size[0] + 0.012, DRAWER.half_size[1] + 0.010)
-_TRIES, _PLACES = 40, 60
+# What the open drawer's handle and the gripper at it need before them [m].
+_BEFORE = 0.065
+_TRIES, _PLACES = 200, 60
+# A kind, and the colour of this one.
+_Chosen: TypeAlias = tuple[Kind, str]
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ def random_layout(
     """Draw a scene that holds at least `things`; SimulationError where there is no room for all."""
     kinds = _kinds(config)
     wanted = [_named(name) for name in dict.fromkeys(things) if name != "drawer"]
+    count = int(rng.integers(config.min_things, config.max_things + 1))
+    with_drawer = "drawer" in things or bool(
+        rng.random() < config.drawer and ("drawer" in config.kinds or not config.kinds)
+    )
     for _ in range(_TRIES):
-        count = int(rng.integers(config.min_things, config.max_things + 1))
-        with_drawer = "drawer" in things or bool(
-            rng.random() < config.drawer and ("drawer" in config.kinds or not config.kinds)
-        )
-        chosen = _choose(kinds, count - with_drawer, rng, wanted)
+        # Two targets need room that a drawer takes.
+        num_targets = 1 + int(count >= 4 and not with_drawer and rng.random() < 0.5)
+        chosen = _choose(kinds, wanted, count - with_drawer, num_targets, rng)
         placed, left_over = _place(chosen, with_drawer, rng)
         if left_over is None:
             return placed
@@ -83,15 +86,6 @@ def names_for(text: str, config: TabletopConfig, rng: np.random.Generator) -> tu
     return (*names, "drawer")
 
 
-def in_view(x: float, y: float, radius: float) -> bool:
-    """Say whether a disc on the table is seen whole by the main camera, where it stands exactly."""
-    around = np.linspace(0, 2 * math.pi, 8, endpoint=False)
-    points = np.stack([x + radius * np.cos(around), y + radius * np.sin(around), 0 * around], -1)
-    seen = (points - _CAMERA) @ np.stack([_RIGHT, _UP, np.cross(_RIGHT, _UP)]).T
-    limit = _VIEW * math.tan(math.radians(_FOVY) / 2)
-    return bool((np.abs(seen[:, :2] / -seen[:, 2:]) < limit).all())
-
-
 def _kinds(config: TabletopConfig) -> list[Kind]:
     unknown = [name for name in config.kinds if name not in KINDS and name != "drawer"]
     if unknown:
@@ -101,7 +95,7 @@ def _kinds(config: TabletopConfig) -> list[Kind]:
     return [kind for name, kind in KINDS.items() if not config.kinds or name in config.kinds]
 
 
-def _named(name: str) -> tuple[Kind, str]:
+def _named(name: str) -> _Chosen:
     """Find what is called so."""
     for kind in KINDS.values():
         for color in kind.colors:
@@ -116,71 +110,74 @@ def _named(name: str) -> tuple[Kind, str]:
 
 
 def _choose(
-    kinds: list[Kind], count: int, rng: np.random.Generator, wanted: list[tuple[Kind, str]]
-) -> list[tuple[Kind, str, int]]:
-    """Draw things to grasp, and one or two to put them on or in; no two look the same."""
-    graspable = [kind for kind in kinds if kind.graspable]
-    targets = [kind for kind in kinds if not kind.graspable]
-    chosen: list[tuple[Kind, str, int]] = []
-    for kind, color in wanted:
-        number = sum(kind is other for other, _, _ in chosen)
-        if number >= kind.count:
+    kinds: list[Kind], wanted: list[_Chosen], count: int, num_targets: int, rng: np.random.Generator
+) -> list[_Chosen]:
+    """Draw things up to `count`, of which so many to put others on or in; no two look the same."""
+    chosen = list(wanted)
+    for kind in {kind.name: kind for kind, _ in wanted}.values():
+        if (number := sum(other is kind for other, _ in wanted)) > kind.count:
             raise SimulationError(
-                f"{number + 1} things of the kind '{kind.name}' are asked for; a scene can have "
-                f"{kind.count}"
+                f"{number} things of the kind '{kind.name}' are asked for; expected {kind.count} "
+                "at most"
             )
-        chosen.append((kind, color, number))
-    num_targets = sum(not kind.graspable for kind, _ in wanted)
-    more = min(len(targets), 1 + (count >= 4 and rng.random() < 0.5)) if graspable else count
-    for pool, number in (
-        (targets, min(count, len(wanted) + max(0, more - num_targets))),
-        (graspable, count),
-    ):
-        while len(chosen) < number and pool:
+    missing = num_targets - sum(not kind.graspable for kind, _ in chosen)
+    for graspable, most in ((False, missing), (True, count), (False, count)):
+        pool = [kind for kind in kinds if kind.graspable is graspable]
+        while pool and most > 0 and len(chosen) < count:
             # Cubes are drawn more often, as the ones that can be stacked.
             shares = np.array([kind.count for kind in pool], float)
             kind = pool[rng.choice(len(pool), p=shares / shares.sum())]
-            used = [c for k, c, _ in chosen if k is kind]
+            used = [color for other, color in chosen if other is kind]
             free = [color for color in kind.colors if color not in used]
             if len(used) >= kind.count or not free:
-                pool = [other for other in pool if other is not kind]
+                pool.remove(kind)
                 continue
-            chosen.append((kind, free[rng.integers(len(free))], len(used)))
+            chosen.append((kind, free[rng.integers(len(free))]))
+            most -= 1
     return chosen
 
 
 def _place(
-    chosen: list[tuple[Kind, str, int]], with_drawer: bool, rng: np.random.Generator
+    chosen: list[_Chosen], with_drawer: bool, rng: np.random.Generator
 ) -> tuple[tuple[Placed, ...], str | None]:
     """Lay things down one by one, the largest first, until one finds no place: its name."""
-    # Circles (x, y, radius) that are taken.
-    taken: list[tuple[float, float, float]] = []
     placed: list[Placed] = []
+    # Circles that are taken, a row each: x, y, radius. And what cabinet and drawer take.
+    taken = np.empty((0, 3))
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
     if with_drawer:
-        x, y = rng.uniform(*_CABINET_X), rng.uniform(*_CABINET_Y)
-        opened = float(rng.random() < 0.5)
+        sides = _CABINET_Y[rng.integers(2)]
+        x, y, opened = rng.uniform(*_CABINET_X), rng.uniform(*sides), float(rng.random() < 0.5)
         placed.append(Placed("drawer", "drawer", None, "drawer", x, y, 0.0, opened))
-        # The cabinet, and where its drawer comes out to.
-        for depth in np.linspace(-_CABINET_HALF[0] - DRAWER.travel - 0.05, _CABINET_HALF[0], 5):
-            for side in (-0.5, 0.5):
-                taken.append((x + depth, y + side * _CABINET_HALF[1], _CABINET_HALF[1] * 0.62))
-    for kind, color, number in sorted(chosen, key=lambda item: -max(item[0].half_size[:2])):
-        radius = (
-            math.hypot(*kind.half_size[:2])
-            if kind.name in ("cloth", "cube")
-            else max(kind.half_size[:2])
-        )
+        low, high = np.array([x, y]) - _CABINET_HALF, np.array([x, y]) + _CABINET_HALF
+        low[0] -= DRAWER.travel + _BEFORE
+    for kind, color in sorted(chosen, key=lambda item: -max(item[0].half_size[:2])):
+        number = sum(kind.name == other.kind for other in placed)
+        is_square = kind.name in ("cloth", "cube")
+        half = kind.half_size[:2]
+        radius = math.hypot(*half) if is_square else max(half)
         for _ in range(_PLACES):
-            x, y = rng.uniform(*X_RANGE), rng.uniform(*Y_RANGE)
-            free = all(math.hypot(x - a, y - b) > radius + r + GAP for a, b, r in taken)
-            if free and in_view(x, y, radius):
+            at = np.array([rng.uniform(*X_RANGE), rng.uniform(*Y_RANGE)])
+            apart = np.linalg.norm(taken[:, :2] - at, axis=1) - taken[:, 2] - radius
+            beside = np.linalg.norm(np.maximum(np.maximum(low - at, at - high), 0)) - radius
+            if (
+                (apart > GAP).all()
+                and beside > _LANE_GAP
+                and in_view(float(at[0]), float(at[1]), radius, _VIEW)
+            ):
                 break
         else:
             return tuple(placed), kind.called(color)
-        taken.append((x, y, radius))
-        yaw = float(rng.uniform(-math.pi, math.pi))
+        taken = np.vstack([taken, (*at, radius)])
         placed.append(
-            Placed(kind.called(color), kind.name, color if kind.named_by_color else None,
-                   f"{kind.name}_{number}", float(x), float(y), yaw)
-        )  # fmt: skip
+            Placed(
+                kind.called(color),
+                kind.name,
+                color if kind.named_by_color else None,
+                f"{kind.name}_{number}",
+                float(at[0]),
+                float(at[1]),
+                float(rng.uniform(-math.pi, math.pi)),
+            )
+        )
     return tuple(placed), None

@@ -80,11 +80,14 @@ def _arc(radius: float, span: float, thickness: float, pieces: int) -> tuple[Par
     angles = np.linspace(-span / 2, span / 2, pieces + 1)
     points = np.stack([radius * np.sin(angles), radius * np.cos(angles), 0 * angles], -1)
     points[:, 1] -= (points[:, 1].min() + points[:, 1].max()) / 2
-    taper = [0.8, *([1.0] * (pieces - 2)), 0.8]
-    return tuple(
-        Part("capsule", (thickness * t,), ends=tuple(float(v) for v in (*a, *b)), rolls=True)
-        for (a, b), t in zip(pairwise(points), taper, strict=True)
-    )
+    taper = np.array([0.8, *([1.0] * (pieces - 2)), 0.8])
+    parts = []
+    for (start, end), share in zip(pairwise(points), taper, strict=True):
+        # Thin pieces lie as low as the thick ones, or else it would rock.
+        low = np.array([0.0, 0.0, (share - 1) * thickness])
+        ends = tuple(float(value) for value in (*(start + low), *(end + low)))
+        parts.append(Part("capsule", (float(share) * thickness,), ends=ends, rolls=True))
+    return tuple(parts)
 
 
 def _lifted(parts: tuple[Part, ...], z: float) -> tuple[Part, ...]:

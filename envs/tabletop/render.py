@@ -151,12 +151,8 @@ def make_renderer(
         from aid_robot.envs.tabletop.render_rays import RayRenderer
 
         return RayRenderer(model, height, width, shadows)
-    problem = "" if kind == "auto" else probe(chosen)
-    if problem:
-        raise MissingDependencyError(
-            f"the renderer {chosen!r} doesn't work here ({problem}); it needs system libraries: "
-            f"{_NEEDS[chosen]}; kind='rays' needs none"
-        )
+    if kind != "auto":
+        _check_gl(chosen)
     from aid_robot.envs.tabletop.render_gl import GLRenderer
 
     return GLRenderer(model, height, width, chosen, shadows)
@@ -164,53 +160,71 @@ def make_renderer(
 
 def choose() -> Literal["egl", "osmesa", "glfw", "rays"]:
     """Find what "auto" stands for in this process, and log it once."""
-    return _choose(*_surroundings())
-
-
-def probe(kind: GLKind) -> str:
-    """Try a kind of OpenGL out in a process of its own; "" where it works, else why not."""
-    taken = os.environ.get("PYOPENGL_PLATFORM", "").lower()
-    if taken and kind != "glfw" and taken != kind:
-        return f"PyOpenGL already draws with {taken!r} in this process"
-    return _probe(kind, *_surroundings())
-
-
-def _surroundings() -> tuple[str | None, ...]:
-    """Read what an answer depends on, so that a change in it asks anew."""
-    names = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "__EGL_VENDOR_LIBRARY_FILENAMES", "DISPLAY")
-    return tuple(os.environ.get(name) for name in names)
-
-
-@functools.cache
-def _choose(
-    mujoco_gl: str | None, *surroundings: str | None
-) -> Literal["egl", "osmesa", "glfw", "rays"]:
-    candidates: tuple[GLKind, ...] = ("egl", "osmesa") if platform.system() == "Linux" else ()
-    wish = (mujoco_gl or "").lower().strip()
+    candidates: tuple[GLKind, ...] = ("egl", "osmesa")
+    if platform.system() != "Linux":
+        candidates = ("glfw",)
+    wish = os.environ.get("MUJOCO_GL", "").lower().strip()
     if wish in get_args(GLKind):
         candidates = tuple(name for name in get_args(GLKind) if name == wish)
     elif wish in ("disable", "disabled", "off", "false", "0"):
         candidates = ()
     problems = []
     for name in candidates:
-        problem = probe(name)
+        taken = _taken(name)
+        problem = f"this process draws with {taken!r} already" if taken else probe(name)
         if not problem:
-            _log.info("drawing with %s", name)
+            _say(logging.INFO, f"drawing with {name}")
             return name
         problems.append(f"{name}: {problem}; {_NEEDS[name]}")
-    _log.warning("drawing with rays, without OpenGL (%s)", " | ".join(problems) or "as asked")
+    reason = " | ".join(problems) or f"MUJOCO_GL is {wish!r}"
+    _say(logging.WARNING, f"drawing with rays, without OpenGL ({reason})")
     return "rays"
 
 
+def probe(kind: GLKind) -> str:
+    """Try a kind of OpenGL out in a process of its own; "" where it works, else why not.
+
+    A second try answers from memory, unless what the drivers read from the environment changed.
+    """
+    names = ("MUJOCO_EGL_DEVICE_ID", "__EGL_VENDOR_LIBRARY_FILENAMES", "DISPLAY")
+    return _probe(kind, *(os.environ.get(name) for name in names))
+
+
+def _check_gl(kind: GLKind) -> None:
+    taken = _taken(kind)
+    if taken:
+        raise SimulationError(
+            f"the renderer {kind!r} can't be used in a process that draws with {taken!r}: "
+            f"kind={taken!r} can, and so can {kind!r} in another process"
+        )
+    problem = probe(kind)
+    if problem:
+        raise MissingDependencyError(
+            f"the renderer {kind!r} doesn't work here ({problem}); it needs system libraries: "
+            f"{_NEEDS[kind]}; kind='rays' needs none"
+        )
+
+
+def _taken(kind: GLKind) -> str:
+    """Name another kind of OpenGL that this process has loaded, if it has; PyOpenGL notes it."""
+    loaded = os.environ.get("PYOPENGL_PLATFORM", "").lower()
+    return loaded if kind != "glfw" and loaded != kind else ""
+
+
 @functools.cache
-def _probe(kind: GLKind, *surroundings: str | None) -> str:
+def _say(level: int, message: str) -> None:
+    _log.log(level, message)
+
+
+@functools.cache
+def _probe(kind: GLKind, *environment: str | None) -> str:
     # The other process finds the same packages, and another kind than this process's own.
     inherited = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"}
-    environment = inherited | {"MUJOCO_GL": kind, "PYTHONPATH": os.pathsep.join(sys.path)}
+    given = inherited | {"MUJOCO_GL": kind, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROBE, kind],
-            env=environment,
+            env=given,
             capture_output=True,
             text=True,
             errors="replace",

@@ -51,7 +51,7 @@ class _Contexts:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.buffers)
 
     def free(self) -> None:
-        """Free both; only where they were made."""
+        """Free both: where they were made, or once that thread has ended."""
         self.gl.make_current()
         self.buffers.free()
         self.gl.free()
@@ -65,8 +65,9 @@ class GLRenderer(Renderer):
     ) -> None:
         super().__init__(model, height, width)
         self.name = kind
-        # Mesa's software driver starts a thread a core, which slows down processes side by side.
-        os.environ.setdefault("LP_NUM_THREADS", "1")
+        # Mesa's software driver starts a thread a core, which slows down processes side by side,
+        # and makes the ones forked from this wait for threads that they don't have.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
         _free_orphans()
         with _making:
             try:
@@ -138,10 +139,12 @@ def _here() -> tuple[int, int]:
 
 
 def _free_orphans() -> None:
-    """Free what this thread's closed and collected renderers left."""
+    """Free what closed and collected renderers left, of this thread and of those that ended."""
+    process, thread = _here()
+    running = {one.ident for one in threading.enumerate()}
     for _ in range(len(_orphans)):
         contexts = _orphans.popleft()
-        if contexts.owner == _here():
+        if contexts.owner[0] == process and contexts.owner[1] not in running - {thread}:
             contexts.free()
         else:
             _orphans.append(contexts)
@@ -156,3 +159,4 @@ def _free_at_exit() -> None:
 def _free_all() -> None:
     for renderer in list(_alive):
         renderer.close()
+    _free_orphans()

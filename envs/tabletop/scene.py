@@ -14,8 +14,9 @@ from aid_robot.envs.tabletop.objects import DRAWER, KINDS, Part
 _BASE = Path(__file__).with_name("scene.xml")
 # As the file has them: side of its textures, how far a finger opens [m].
 TEXTURE, FINGER_TRAVEL = 128, 0.04
-# Where what a scene doesn't hold waits, held by gravity compensation [m].
+# Where what a scene does not hold waits, held by gravity compensation [m], and not drawn.
 _PARKED, _APART = -3.0, 0.3
+_HIDDEN = 4
 _TYPES = {
     "box": mujoco.mjtGeom.mjGEOM_BOX,
     "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
@@ -50,6 +51,7 @@ def _add_part(spec: Any, body: Any, name: str, part: Part, mass: float) -> None:
         size=[*part.size, 0, 0][:3],
         mass=mass,
         rgba=(*part.rgb, 1) if part.rgb else _BARE,
+        group=_HIDDEN,
     )
     if part.ends:
         geom.fromto = part.ends
@@ -80,7 +82,14 @@ def _add_drawer(spec: Any) -> None:
     def box(body: Any, name: str, size: Sequence[float], position: Sequence[float]) -> None:
         default = spec.find_default("thing" if body is drawer else "cabinet")
         body.add_geom(
-            default, name=name, type=_TYPES["box"], size=size, pos=position, mass=0.05, rgba=_BARE
+            default,
+            name=name,
+            type=_TYPES["box"],
+            size=size,
+            pos=position,
+            mass=0.05,
+            rgba=_BARE,
+            group=_HIDDEN,
         )
 
     def rod(name: str, radius: float, ends: Sequence[float]) -> None:
@@ -92,6 +101,7 @@ def _add_drawer(spec: Any) -> None:
             fromto=ends,
             mass=0.01,
             rgba=_IRON,
+            group=_HIDDEN,
         )
 
     for number, sign in enumerate((1, -1)):

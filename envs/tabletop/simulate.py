@@ -29,7 +29,7 @@ from aid_robot.data import Episode
 from aid_robot.data.store import EpisodeStore
 from aid_robot.data.store.layout import get_json
 from aid_robot.data.store.objects import open_objects
-from aid_robot.envs.tabletop.generate import DataConfig, Facts, Generator, Made
+from aid_robot.envs.tabletop.generate import DataConfig, Facts, Generator, Made, Try
 from aid_robot.envs.tabletop.render import Kind
 from aid_robot.errors import ConfigError, SimulationError
 
@@ -82,11 +82,12 @@ class Summary:
         for frames in episode.videos.values():
             count.bytes += sum(len(frames.encoded(i) or b"") for i in range(len(frames)))
 
-    def add_tries(self, tries: Sequence[tuple[str, bool]]) -> None:
+    def add_tries(self, tries: Sequence[Try]) -> None:
         """Count what was tried in earnest, and whether it succeeded."""
-        for skill, done in tries:
-            self.skills[skill].tried += 1
-            self.skills[skill].done += done
+        for attempt in tries:
+            if not attempt.spoiled:
+                self.skills[attempt.skill].tried += 1
+                self.skills[attempt.skill].done += attempt.done
 
     def table(self) -> str:
         """Show the run as text, a line a skill."""

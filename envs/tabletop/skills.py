@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from aid_robot.envs.tabletop.arm import angles_of
 from aid_robot.envs.tabletop.feasible import feasible, obstacle
+from aid_robot.envs.tabletop.goals import succeeded
 from aid_robot.envs.tabletop.grasps import (
     LONG,
     ROOM,
@@ -64,7 +66,7 @@ def make_actions(
         failure: How it shall go wrong; SimulationError where this task can't go wrong so.
         rng: Of what is drawn for a failure.
     """
-    world: World = getattr(place, "world", place)
+    world = place if isinstance(place, World) else place.world
     scene = world.scene_state()
     reason = obstacle(task, scene)
     if reason is not None:
@@ -78,7 +80,44 @@ def make_actions(
             )
         if failure in ("wrong_object", "wrong_target"):
             task, failure = _other(task, failure, scene, rng), None
-    yield from _Expert(world, failure, rng).do(task)
+    return _Expert(world, failure, rng).do(task)
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """What was done for a task, and what came of it."""
+
+    task: Task
+    # (T, 7); the last rests.
+    actions: Action
+    before: SceneState
+    after: SceneState
+
+    @property
+    def success(self) -> bool:
+        """Say whether the task was done."""
+        return succeeded(self.task, self.before, self.after)
+
+
+def run_skill(
+    place: World | TabletopEnv,
+    task: Task,
+    failure: Failure | None = None,
+    rng: np.random.Generator | None = None,
+) -> Trajectory:
+    """Do a task from here to its end, and rest for a step; see `make_actions`.
+
+    Drawn are only the steps of an environment.
+    """
+    before = place.scene_state()
+    actions = []
+    for action in make_actions(place, task, failure, rng):
+        actions.append(action)
+        place.step(action)
+    rest = np.zeros(7, np.float32)
+    rest[6] = actions[-1][6]
+    place.step(rest)
+    return Trajectory(task, np.stack([*actions, rest]), before, place.scene_state())
 
 
 def _other(task: Task, failure: Failure, scene: SceneState, rng: np.random.Generator) -> Task:

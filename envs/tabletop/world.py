@@ -31,7 +31,7 @@ from aid_robot.errors import SimulationError
 SUBSTEPS = 50
 # Limits of an action: metres, radians a step of 0.2 s.
 MAX_MOVE, MAX_TURN = 0.06, 0.4
-HOME = np.array([0.26, 0.0, 0.17])
+HOME = np.array([0.26, 0.0, 0.15])
 # Where the fingertips may be sent [m].
 LOW, HIGH = np.array([0.12, -0.27, 0.004]), np.array([0.50, 0.27, 0.30])
 _HOME_ANGLES = np.array([0.0, -0.6, 0.6, 0.0, 1.5, 0.0])
@@ -42,7 +42,7 @@ _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # What a scene's looks are made of, beside the physics.
 _LOOKS = (
     "geom_rgba", "tex_data", "light_pos", "light_dir", "light_diffuse", "light_ambient",
-    "light_specular", "cam_pos", "cam_quat", "body_pos", "body_gravcomp",
+    "light_specular", "cam_pos", "cam_quat", "body_pos", "body_gravcomp", "geom_group",
 )  # fmt: skip
 
 
@@ -66,6 +66,9 @@ class World:
         self.data: Any = mujoco.MjData(self.model)
         self.arm = Arm(self.model)
         self.things: tuple[Placed, ...] = ()
+        # Where the gripper was sent: position, rotation, opening; and the arm's angles for it.
+        self._target = HOME, np.eye(3), 1.0
+        self._angles = _HOME_ANGLES
         self._fresh = {name: getattr(self.model, name).copy() for name in _LOOKS}
         self._fingers = np.array([self.model.joint(n).qposadr[0] for n in FINGERS])
         self._geom_body = self.model.geom_bodyid.copy()
@@ -170,7 +173,9 @@ class World:
         self._go(self._angles, 1.0, _SETTLE)
 
     def _put_down(self, placed: Placed) -> None:
+        self._show(placed.body)
         if placed.kind == "drawer":
+            self._show("cabinet")
             self.model.body("cabinet").pos[:] = placed.x, placed.y, DRAWER.half_size[2] + 0.003
             self.data.joint("drawer").qpos = placed.open * DRAWER.travel
             return
@@ -180,6 +185,9 @@ class World:
         turn = [np.cos(placed.yaw / 2), 0, 0, np.sin(placed.yaw / 2)]
         self.data.qpos[address : address + 7] = [placed.x, placed.y, half + 0.001, *turn]
         self.model.body_gravcomp[self.model.body(placed.body).id] = 0
+
+    def _show(self, body: str) -> None:
+        self.model.geom_group[self._geom_body == self.model.body(body).id] = 0
 
     def _paint(self, config: TabletopConfig, rng: np.random.Generator) -> None:
         model = self.model
@@ -230,6 +238,8 @@ class World:
         for substep in range(substeps):
             data.ctrl[:] = before + (after - before) * min(1.0, (substep + 1) / ramp)
             mujoco.mj_step(self.model, data)
+        # A step leaves poses and contacts as they were before it.
+        mujoco.mj_forward(self.model, data)
         self._angles = angles
 
     def _thing(self, placed: Placed) -> ThingState:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from aid_robot.cli import main
+from aid_robot.commands.inputs import open_input
 from aid_robot.data import ArrayFrames, Episode, VideoFrames, open_recording
 from aid_robot.data.store import EpisodeStore
 from aid_robot.evaluation.psnr import psnr
@@ -213,3 +214,5 @@ def test_store_is_a_recording_for_every_command(store: Path, tmp_path: Path) -> 
     assert (recording.format, len(recording)) == ("store", 4)
     assert recording["lab/b"].outcome == "failure"
     assert open_recording(store, fps=7)[0].fps == 7
+    view = open_input(f"{store}#lab/b", camera="wrist").view(1, 5.0)
+    assert number_of(view.frames[0]) == 19

@@ -136,6 +136,7 @@ def test_trajectory_of_images_only_is_read(tmp_path: Path) -> None:
         ({"observations": [1]}, "observations that are neither"),
         ({"observations": {"images0": [1], "state": [1, 2]}}, "observations that are neither"),
         ({"observations": [], "next_observations": []}, "no camera"),
+        ({"observations": [{}] * 100_001}, "100001 observations"),
         ({"language": 3}, "no list of texts"),
         ({"language": [3]}, "no list of texts"),
     ],

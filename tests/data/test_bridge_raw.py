@@ -217,7 +217,8 @@ def test_gripper_in_other_units_is_noted(tmp_path: Path) -> None:
     [
         ({"policy": list(actions(FRAMES - 3))}, "3 actions for 6 frames"),
         ({"obs": {"full_state": states(FRAMES + 3)}}, "9 states for 6 frames"),
-        ({"policy": {"actions": 1}}, "holds a dict"),
+        ({"policy": {"actions": 1}}, "holds dict"),
+        ({"policy": [[0.0] * 7] * 100_001}, "holds 100001 steps"),
         ({"policy": []}, "actions of .*no rows"),
         ({"policy": [{"actions": None}] * 5}, "actions of .*NoneType"),
         ({"policy": [{"actions": np.zeros((2, 2))}] * 5}, "actions of"),

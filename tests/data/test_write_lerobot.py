@@ -6,7 +6,7 @@ import errno
 import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,11 @@ def by_hand(folder: Path) -> list[int]:
     assert len(rows) == info["total_frames"]
     texts = pq.read_table(folder / "meta/tasks.parquet").to_pydict()
     assert texts["task_index"] == list(range(info["total_tasks"]))
+    for key in cameras:
+        # LeRobot's tools rely on that order, and go on writing behind the last.
+        names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+        places = [[entry[name] for name in names] for entry in entries]
+        assert all(first < second for first, second in pairwise(places))
     seen = []
     for entry in entries:
         assert not [name for name, value in entry.items() if value is None]

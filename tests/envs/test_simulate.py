@@ -140,7 +140,7 @@ def test_skills_take_turns() -> None:
 
 
 def test_broken_off_and_gone_on_with_is_the_same(tmp_path: Path) -> None:
-    config = replace(CONFIG, alternatives=2)
+    config = replace(CONFIG, alternatives=2, skills=("lift",))
     simulate(tmp_path / "whole", config, 5, workers=0, progress=False)
     first = simulate(tmp_path / "parts", config, 3, workers=0, progress=False)
     assert (first.made, first.total) == (3, 3)
@@ -152,8 +152,9 @@ def test_broken_off_and_gone_on_with_is_the_same(tmp_path: Path) -> None:
 
 
 def test_several_processes_make_the_same(tmp_path: Path) -> None:
-    simulate(tmp_path / "one", CONFIG, 4, workers=0, progress=False)
-    simulate(tmp_path / "two", CONFIG, 4, workers=2, progress=False)
+    config = replace(CONFIG, skills=("lift", "push"))
+    simulate(tmp_path / "one", config, 4, workers=0, progress=False)
+    simulate(tmp_path / "two", config, 4, workers=2, progress=False)
     assert same(EpisodeStore.open(tmp_path / "one"), EpisodeStore.open(tmp_path / "two"))
 
 
@@ -192,9 +193,8 @@ def test_settings_that_make_no_sense(fields: dict[str, Any], said: str) -> None:
 
 
 def test_what_can_not_be_shown_is_said(tmp_path: Path) -> None:
-    # The easy preset has no drawer.
-    config = replace(CONFIG, preset="easy", skills=("open",))
-    with pytest.raises(SimulationError, match="shows open"):
+    config = replace(CONFIG, skills=("idle",), alternatives=2)
+    with pytest.raises(SimulationError, match="none shows idle from one start"):
         simulate(tmp_path / "store", config, 1, workers=0, progress=False)
     with pytest.raises(AIDRobotError, match="image_7"):
         simulate(tmp_path / "x", replace(CONFIG, cameras=("image_7",)), 1, workers=0)

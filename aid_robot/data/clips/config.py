@@ -31,7 +31,7 @@ class ClipConfig:
     # Where an episode ends within a window: repeat its last frame, or take no such window. No
     # window begins before its episode does.
     padding: Padding = "repeat"
-    # Real frames that a window has at least; None is half of N, and one more than K.
+    # Real frames that a window has at least; None is half of N, or K + 1 where that is more.
     min_frames: int | None = None
     # A name, "default", "random" (drawn anew for each clip), or "all", each as a video of its own.
     camera: str = "default"
@@ -39,7 +39,7 @@ class ClipConfig:
     # between, by which longer videos count more, but less than in full.
     weighting: Weighting = "windows"
     # Windows whose mean change from frame to frame, as of `frame_motion`, is less are left out.
-    # In recorded Bridge still frames change by 0.4 to 2.5, moving ones by 10 to 200.
+    # In recorded Bridge still frames change by 0.4 to 2.5, moving ones mostly by 10 to 200.
     min_motion: float = 0.0
     # Only episodes of these outcomes, None among them for unlabelled ones; None takes all.
     outcomes: Collection[Outcome | None] | None = None

@@ -77,13 +77,14 @@ class Quarantine:
 def _read(path: Path) -> Iterator[Quarantined]:
     if not path.is_file():
         return
-    names = {field.name for field in fields(Quarantined)}
+    types = {field.name: int if field.name == "index" else str for field in fields(Quarantined)}
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 content = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 # The run was killed while it wrote this line; the episode is tried again.
                 continue
-            if isinstance(content, dict) and set(content) == names:
+            kinds = isinstance(content, dict) and {key: type(content[key]) for key in content}
+            if kinds == types:
                 yield Quarantined(**content)

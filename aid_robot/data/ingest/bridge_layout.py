@@ -25,6 +25,9 @@ from aid_robot.errors import DataFormatError
 # Images recorded earlier lag the robot's actions by one step.
 LATENCY_FIXED = date(2021, 7, 23)
 
+# Five hours.
+MAX_STEPS = 100_000
+
 # Below what anyone opens, the data lie five to eight folders deep.
 _MAX_DEPTH = 10
 _MAX_NUMBERS, _MAX_WIDTH = 2**26, 4096

@@ -25,6 +25,7 @@ import numpy as np
 
 from aid_robot.data.episode import Episode, FrameSequence, UInt8Array
 from aid_robot.data.ingest.bridge_layout import (
+    MAX_STEPS,
     gripper_notes,
     number_rows,
     scene_of,
@@ -37,8 +38,6 @@ from aid_robot.data.ingest.traps import is_black, lead_in_notes, static_lead_in
 from aid_robot.errors import DataFormatError
 
 NAME = "out.npy"
-# Hours, at Bridge's rate.
-_MAX_STEPS = 100_000
 _CAMERA = re.compile(r"images?_?(\d{1,2})")
 
 
@@ -151,9 +150,9 @@ def _steps(content: dict[Any, Any], key: str, where: str) -> list[dict[Any, Any]
     steps = content.get(key)
     if isinstance(steps, np.ndarray) and steps.dtype.hasobject and steps.ndim == 1:
         steps = list(steps)
-    if isinstance(steps, list) and len(steps) > _MAX_STEPS:
+    if isinstance(steps, list) and len(steps) > MAX_STEPS:
         raise DataFormatError(
-            f"{where} has {len(steps)} {key}; expected at most {_MAX_STEPS}: split the trajectory"
+            f"{where} has {len(steps)} {key}; expected at most {MAX_STEPS}: split the trajectory"
         )
     if isinstance(steps, dict):
         columns = {
@@ -163,7 +162,7 @@ def _steps(content: dict[Any, Any], key: str, where: str) -> list[dict[Any, Any]
             and (isinstance(rows, list) or (isinstance(rows, np.ndarray) and rows.ndim))
         }
         lengths = {len(rows) for rows in columns.values()}
-        if len(lengths) == 1 and max(lengths) <= _MAX_STEPS:
+        if len(lengths) == 1 and max(lengths) <= MAX_STEPS:
             steps = [
                 dict(zip(columns, rows, strict=True))
                 for rows in zip(*columns.values(), strict=True)

@@ -24,6 +24,7 @@ from aid_robot.data.episode import Episode, FloatArray, FrameSequence, Outcome
 from aid_robot.data.frames import EncodedFrames
 from aid_robot.data.ingest.bridge_layout import (
     LATENCY_FIXED,
+    MAX_STEPS,
     date_in,
     gripper_notes,
     number_rows,
@@ -157,10 +158,11 @@ def _robot(folder: Path) -> _Robot:
     file = folder / "policy_out.pkl"
     if file.is_file():
         told = read_pickle(file)
-        if not isinstance(told, list):
+        if not isinstance(told, list) or len(told) > MAX_STEPS:
+            held = f"{len(told)} steps" if isinstance(told, list) else type(told).__name__
             raise DataFormatError(
-                f"{file} holds a {type(told).__name__}; expected a list with an action a step: "
-                "copy it again from its source, or remove it"
+                f"{file} holds {held}; expected a list of at most {MAX_STEPS} actions: copy it "
+                "again from its source, or remove it"
             )
         steps = [step if isinstance(step, dict) else {"actions": step} for step in told]
         actions = number_rows([step.get("actions") for step in steps], f"actions of {file}")

@@ -6,6 +6,7 @@ model. It isn't part of a commit: what is missing can be computed again.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -68,6 +69,7 @@ class CacheWriter:
             column.declare(column.limit)
 
     def _column(self, key: str, layout: ArrayLayout, limit: int) -> ColumnWriter:
+        layout = replace(layout, separator=self._objects.separator)
         column = self._columns.get(key)
         if column is None:
             column = _existing(self._objects, key, limit)

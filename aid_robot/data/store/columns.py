@@ -80,8 +80,10 @@ class ShardedColumn(Column):
 
     def _decode(self, data: memoryview | None, out: Array, row: int) -> None:
         if data is None:
-            out[...] = self.layout.fill
-            return
+            raise StoreError(
+                f"{self._objects.url}: row {row} of {self.key} is missing, though its episode has "
+                "it; restore the store from a copy, or drop the episodes that `verify` names"
+            )
         try:
             self.codec.decode(data, out)
         except StoreError as error:
@@ -116,7 +118,7 @@ class ShardedColumn(Column):
         for number in numbers:
             shard, slot = divmod(number, count)
             opened = self._cache.open(self.object_key(shard), count, largest)
-            found.append(opened is not None and bool(opened.index[slot, 0] >= 0))
+            found.append(opened is not None and opened.has(slot))
         return found
 
     def object_key(self, shard: int) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class ArrayLayout:
     # Chunks that are stored in one object.
     shard_chunks: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    # Between the parts of a chunk's key.
+    separator: str = "."
 
     @classmethod
     def of_frames(
@@ -94,7 +96,7 @@ class ArrayLayout:
 
     def object_name(self, shard: int) -> str:
         """Name the object of a shard within the array's folder."""
-        return ".".join(["c", str(shard), *("0" for _ in self.row_shape)])
+        return self.separator.join(["c", str(shard), *("0" for _ in self.row_shape)])
 
     def same_rows(self, other: ArrayLayout) -> bool:
         """Whether rows of one fit the other."""
@@ -126,6 +128,7 @@ class ArrayLayout:
             fill,
             [{"name": "sharding_indexed", "configuration": sharding}],
             self.attributes,
+            self.separator,
             names,
         )
 
@@ -139,7 +142,7 @@ class ArrayLayout:
             case {
                 "data_type": str(data_type),
                 "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
-                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+                "chunk_key_encoding": {"name": "default", "configuration": dict(keys)},
                 "codecs": [{"name": "sharding_indexed", "configuration": dict(sharding)}],
             } if data_type in TYPES:
                 pass
@@ -147,7 +150,10 @@ class ArrayLayout:
                 return None
         codec = codec_from_json(sharding.get("codecs"))
         index_codecs = sharding.get("index_codecs")
-        if codec is None or sharding.get("index_location", "end") != "end":
+        separator = keys.get("separator", "/")
+        if codec is None or separator not in (".", "/"):
+            return None
+        if sharding.get("index_location", "end") != "end":
             return None
         match index_codecs:
             case [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]:
@@ -177,6 +183,7 @@ class ArrayLayout:
             chunk[0],
             shard[0] // chunk[0],
             attributes if isinstance(attributes, dict) else {},
+            separator,
         )
         row_bytes = math.prod(layout.row_shape) * dtype.itemsize
         too_large = (
@@ -192,10 +199,6 @@ class ArrayLayout:
             )
         return layout
 
-    def with_attributes(self, attributes: Mapping[str, Any]) -> ArrayLayout:
-        """Give the same layout other attributes."""
-        return replace(self, attributes=attributes)
-
 
 def array_json(
     shape: tuple[int, ...],
@@ -204,6 +207,7 @@ def array_json(
     fill: Any,
     codecs: Sequence[Mapping[str, Any]],
     attributes: Mapping[str, Any],
+    separator: str = "/",
     names: list[str] | None = None,
 ) -> dict[str, Any]:
     """Give the zarr v3 metadata of an array."""
@@ -213,8 +217,7 @@ def array_json(
         "shape": shape,
         "data_type": data_type,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
-        # Flat names: with slashes each shard would lie in folders of its own.
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": separator}},
         "fill_value": fill,
         "codecs": list(codecs),
         "attributes": dict(attributes),

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aid_robot.errors import StoreError
 from aid_robot.extras import require
@@ -74,6 +74,8 @@ class Objects(ABC):
     url: str
     # Two ranges of one object with fewer bytes between them are read at once.
     gap: int
+    # Between the parts of a chunk's key, as zarr names it.
+    separator: Literal[".", "/"]
 
     @abstractmethod
     def get(self, key: str) -> bytes | None:
@@ -119,7 +121,7 @@ class Objects(ABC):
 class _File(Blob):
     """An open file; stays what it is when its name goes to another."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self._fd = -1
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._size = os.fstat(self._fd).st_size
@@ -167,6 +169,8 @@ class LocalObjects(Objects):
     """Files in a folder."""
 
     gap = 64 * 1024
+    # With slashes each shard would lie in three folders of its own.
+    separator = "."
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -182,7 +186,7 @@ class LocalObjects(Objects):
 
     def open(self, key: str) -> Blob | None:
         try:
-            return _File(self.root / key)
+            return _File(f"{self.url}/{key}")
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -284,6 +288,8 @@ class ZarrObjects(Objects):
 
     # A request takes longer than a megabyte.
     gap = 1024 * 1024
+    # All that icechunk knows.
+    separator = "/"
 
     def __init__(self, store: Store, url: str, *, named: bool = True) -> None:
         self.store, self.url = store, url

@@ -161,20 +161,20 @@ class StoreReader:
         There are fewer where the episode ends; `camera` is the default one unless named.
         """
         index = self.index(index)
-        record, first = self.records[index], self.start(index)
-        if not 0 <= start < record.length or frames < 1 or stride < 1:
+        first, length, cameras = self._shown.episode(index)
+        if not 0 <= start < length or frames < 1 or stride < 1:
             raise StoreError(
                 f"{frames} frames from {start} by {stride} were asked for, but episode "
-                f"'{record.id}' has frames 0 to {record.length - 1}; expected a start in there, "
-                "and at least one frame and a stride of 1"
+                f"'{self.records[index].id}' has frames 0 to {length - 1}; expected a start in "
+                "there, and at least one frame and a stride of 1"
             )
-        camera = camera or record.cameras[0]
-        if camera not in record.cameras:
+        camera = cameras[0] if camera is None and cameras else camera
+        if camera not in cameras:
             raise StoreError(
-                f"episode '{record.id}' has no camera '{camera}'; expected one of "
-                f"{', '.join(record.cameras)}"
+                f"episode '{self.records[index].id}' has no camera '{camera}'; expected one of "
+                f"{', '.join(cameras)}"
             )
-        stop = min(record.length, start + frames * stride)
+        stop = min(length, start + frames * stride)
         return read_frames(self, camera, range(first + start, first + stop, stride))
 
     def read(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -212,7 +213,7 @@ def decode_texts(data: bytes) -> list[str]:
 
 def chunk_name(chunk: int) -> str:
     """Name the object of a chunk of records."""
-    return f"{KEY}/c.{chunk}"
+    return f"{KEY}/c/{chunk}"
 
 
 def read_texts(objects: Objects, chunk: int) -> list[str]:
@@ -264,6 +265,7 @@ class Records(Sequence[EpisodeRecord]):
     ) -> None:
         self._texts, self._live, self._lengths = texts, live, lengths
         self._kept: OrderedDict[int, EpisodeRecord] = OrderedDict()
+        self._cameras: dict[int, tuple[str, ...]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -293,6 +295,19 @@ class Records(Sequence[EpisodeRecord]):
     def __iter__(self) -> Iterator[EpisodeRecord]:
         for index in range(len(self)):
             yield self[index]
+
+    def cameras(self, index: int) -> tuple[str, ...]:
+        """Name an episode's cameras without reading the rest of its record."""
+        cameras = self._cameras.get(index)
+        if cameras is None:
+            try:
+                content = json.loads(self._texts[int(self._live[index])])
+                cameras = tuple(map(sys.intern, content["cameras"]))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                # It says what is wrong.
+                cameras = self[index].cameras
+            self._cameras[index] = cameras
+        return cameras
 
     def ids(self) -> list[str]:
         """Read the ids alone, which takes a fraction of the time."""

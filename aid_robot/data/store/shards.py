@@ -25,37 +25,58 @@ class Shard:
     """An open shard."""
 
     blob: Blob
+    # For error messages.
+    name: str
     # (chunks, 2) int64: offset and length, -1 where absent.
     index: npt.NDArray[np.int64]
+    # Where the chunks end, and what none of them exceeds, in bytes.
+    end: int
+    largest: int
 
     def chunks(self, slots: Sequence[int], gap: int) -> list[memoryview | None]:
-        """Read chunks, neighbours at once.
+        """Read chunks, neighbours at once; StoreError where the index leads out of the object.
 
         Args:
             slots: Numbers within the shard.
             gap: Bytes between two chunks that are rather read than skipped.
         """
         found: list[memoryview | None] = [None] * len(slots)
-        wanted = sorted(
-            (int(self.index[slot, 0]), int(self.index[slot, 1]), place)
-            for place, slot in enumerate(slots)
-            if self.index[slot, 0] >= 0
-        )
+        places = [
+            (offset, length, place)
+            for place, (offset, length) in enumerate(self.index[slots].tolist())
+            if (offset, length) != (-1, -1)
+        ]
+        places.sort()
+        if places:
+            self._check(places)
         at = 0
-        while at < len(wanted):
-            first, end, last = wanted[at][0], wanted[at][0] + wanted[at][1], at + 1
-            while last < len(wanted) and wanted[last][0] - end <= gap:
-                end = max(end, wanted[last][0] + wanted[last][1])
+        while at < len(places):
+            first, end, last = places[at][0], places[at][0] + places[at][1], at + 1
+            while last < len(places) and places[last][0] - end <= gap:
+                end = max(end, places[last][0] + places[last][1])
                 last += 1
             data = memoryview(self.blob.read(first, end))
-            for start, length, place in wanted[at:last]:
+            for start, length, place in places[at:last]:
                 found[place] = data[start - first : start - first + length]
             at = last
         return found
 
+    def has(self, slot: int) -> bool:
+        """Whether a chunk was ever written."""
+        return bool(self.index[slot, 0] != -1)
+
+    def _check(self, places: list[tuple[int, int, int]]) -> None:
+        lengths = [length for _, length, _ in places]
+        end = max(offset + length for offset, length, _ in places)
+        if places[0][0] < 0 or min(lengths) < 0 or max(lengths) > self.largest or end > self.end:
+            raise StoreError(
+                f"{self.name}: the index leads out of the object; the store is damaged: restore "
+                "it from a copy"
+            )
+
 
 def open_shard(objects: Objects, key: str, chunks: int, largest: int) -> Shard | None:
-    """Open a shard, None where there is none; StoreError where it is damaged.
+    """Open a shard, None where there is none; StoreError where its index is damaged.
 
     Args:
         objects: Where it lies.
@@ -77,17 +98,9 @@ def open_shard(objects: Objects, key: str, chunks: int, largest: int) -> Shard |
             "restore it from a copy, or drop the episodes that `verify` names"
         )
     # Read as signed, an absent chunk's 2**64 - 1 is -1.
-    index = np.frombuffer(content, "<i8").reshape(chunks, 2).astype(np.int64)
+    index = np.frombuffer(content, "<i8").reshape(chunks, 2).astype(np.int64, copy=False)
     end = largest * chunks if blob.size is None else blob.size - length
-    offset, size = index.T
-    there = offset != -1
-    wrong = there & ((offset < 0) | (size < 0) | (size > largest) | (offset > end - size))
-    if wrong.any() or (size[~there] != -1).any():
-        raise StoreError(
-            f"{objects.url}: the index of {key} leads out of the object; the store is damaged: "
-            "restore it from a copy"
-        )
-    return Shard(blob, index)
+    return Shard(blob, f"{objects.url}: {key}", index, end, largest)
 
 
 def shard_parts(slots: Mapping[int, bytes | memoryview], chunks: int) -> list[bytes | memoryview]:

@@ -107,6 +107,14 @@ class Shown:
             if column.is_camera
         }
 
+    def episode(self, index: int) -> tuple[int, int, tuple[str, ...]]:
+        """Give the first row, the length and the cameras of an episode."""
+        snapshot, records = self.snapshot, self.records
+        start = int(snapshot.starts[snapshot.live[index]])
+        if isinstance(records, Records):
+            return start, int(snapshot.lengths[index]), records.cameras(index)
+        return start, int(snapshot.lengths[index]), records[index].cameras
+
     def column(self, key: str) -> Column:
         """Open an array."""
         column = self.columns.get(key)

@@ -25,7 +25,7 @@ from aid_robot.errors import StoreError
 
 # Its metadata are the commit: they say how many episodes there are, written last and at once.
 COMMIT = "meta/episode_ends"
-ENDS_CHUNK = 8192
+ENDS_CHUNK = 1024
 # Raised when a store could no longer be read by older versions of this package.
 VERSION = 1
 
@@ -132,7 +132,7 @@ class Snapshot:
 
 def ends_name(chunk: int) -> str:
     """Name the object of a chunk of ends."""
-    return f"{COMMIT}/c.{chunk}"
+    return f"{COMMIT}/c/{chunk}"
 
 
 def put_ends(objects: Objects, ends: Ends, first: int) -> None:

@@ -287,13 +287,14 @@ class EpisodeStore(StoreReader):
         In its own place (local stores): readers that are open get a StoreError that asks them to
         `refresh`.
         """
+        if self._writer is not None:
+            self.commit()
+            self._writer.guarded(self._cache.flush)
         if target is not None:
             maintenance.copy_store(self, target)
             return
-        writer, lock = self._writing, self._lock
+        _, lock = self._writing, self._lock
         assert lock is not None
-        self.commit()
-        writer.guarded(self._cache.flush)
         maintenance.compact_in_place(self)
         self.refresh()
         self._begin(lock)

@@ -172,6 +172,7 @@ class Writer:
         if column is None:
             checked_key(key)
             self._remove_remains(key)
+            layout = replace(layout, separator=self._objects.separator)
             column = columns[key] = ColumnWriter(
                 self._objects, f"data/{key}", layout, self.end, declared=-1
             )

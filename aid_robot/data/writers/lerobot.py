@@ -79,6 +79,10 @@ class _DataSet:
         self._keys: dict[tuple[str, str], str] = {}
         self._columns: dict[str, Column] = {}
         self._cameras: dict[str, CameraFiles] = {}
+        # Of each episode, for cameras that turn up later.
+        self._lengths: list[int] = []
+        # Key of a camera -> where the black frames of the episodes before its first are.
+        self._before: dict[str, list[dict[str, Any]]] = {}
         self._stats: dict[str, Stats] = {}
         (root / "meta").mkdir()
         self._data = TableFiles(root, DATA_PATH)
@@ -142,6 +146,7 @@ class _DataSet:
         print(sidecar.to_json(), file=self._sidecars)
         print(json.dumps(row), file=self._rows)
         self._ids.add(episode.id)
+        self._lengths.append(length)
         self._frames += length
 
     def finish(self) -> None:
@@ -194,9 +199,11 @@ class _DataSet:
         for name, frames in episode.videos.items():
             key = cameras[name]
             if key not in self._cameras:
-                self._cameras[key] = CameraFiles(
+                camera = self._cameras[key] = CameraFiles(
                     self._root, key, frames.size, self._fps, self._codec, self._crf
                 )
+                # First, since LeRobot's tools rely on the episodes' order in the files.
+                self._before[key] = [camera.add_blank(length) for length in self._lengths]
             camera = self._cameras[key]
             if frames.size != camera.size:
                 sizes = [f"{width}x{height}" for height, width in (frames.size, camera.size)]
@@ -276,8 +283,8 @@ class _DataSet:
     def _complete_rows(self) -> Iterator[dict[str, Any]]:
         """Read the episodes' rows again, and fill in what their episodes lack.
 
-        Cameras that turned up later get black frames. Statistics are the whole set's, counted 0
-        times: LeRobot asks for some, and these change nothing where it puts them together.
+        Statistics are the whole set's, counted 0 times: LeRobot asks for some, and these change
+        nothing where it puts them together.
         """
         nothing = np.array([0])
         wholes = {key: {**stats, "count": nothing} for key, stats in self._stats.items()}
@@ -285,9 +292,9 @@ class _DataSet:
         self._rows.seek(0)
         for line in self._rows:
             row = json.loads(line)
-            for key, camera in self._cameras.items():
-                if f"videos/{key}/chunk_index" not in row:
-                    row |= camera.add_blank(row["length"])
+            for places in self._before.values():
+                if row["episode_index"] < len(places):
+                    row |= places[row["episode_index"]]
             for key, blank in blanks.items():
                 if f"stats/{key}/count" not in row:
                     row |= blank

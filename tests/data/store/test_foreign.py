@@ -31,7 +31,7 @@ def replay_buffer(
     group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
     data, meta = group.create_group("data"), group.create_group("meta")
     for key, rows in arrays.items():
-        shape = (chunk, *rows.shape[1:])
+        shape = (3, *rows.shape[1:])
         data.create_array(key, data=rows, chunks=shape, **options)
     meta.create_array("episode_ends", data=np.cumsum(LENGTHS), chunks=(max(2, len(LENGTHS)),))
     return path
@@ -83,7 +83,7 @@ def test_other_kinds_of_frames(tmp_path: Path, stored: np.ndarray) -> None:
 
 def test_it_is_read_only_and_can_be_merged(tmp_path: Path) -> None:
     path = replay_buffer(tmp_path / "r.zarr", {"img": FRAMES, "action": ACTION})
-    with pytest.raises(StoreError, match="can only be read; expected .* merge it into one"):
+    with pytest.raises(StoreError, match=r"can only be read; expected .* merge it into one"):
         EpisodeStore.open(path, "a")
     with EpisodeStore.create(tmp_path / "s.zarr", codec="png") as store:
         store.append(episode_of(1))

@@ -1,0 +1,131 @@
+"""Measure how often the tabletop's scripted skills succeed, alone and two in a row.
+
+    python benchmarks/skills.py --seeds 200
+    python benchmarks/skills.py --seeds 50 --skills put,push --preset hard
+
+A trial is a fresh scene and a random task of the skill that is feasible in it; success is judged
+from the state after the skill has ended and the arm has rested for a step. Nothing is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import mujoco
+import numpy as np
+from tqdm import tqdm
+
+from aid_robot.envs.tabletop.config import PRESETS, TabletopConfig, preset
+from aid_robot.envs.tabletop.feasible import feasible
+from aid_robot.envs.tabletop.goals import succeeded
+from aid_robot.envs.tabletop.skills import run_skill
+from aid_robot.envs.tabletop.tasks import FAILURES_OF, SKILLS, Failure, Task
+from aid_robot.envs.tabletop.world import World
+
+# Scenes that are looked at for one trial.
+_MAX_SCENES = 200
+
+
+@dataclass
+class Rate:
+    """What came of the trials of a row."""
+
+    successes: int = 0
+    trials: int = 0
+    steps: list[int] = field(default_factory=list)
+    # Seed and tasks of those that failed.
+    failed: list[str] = field(default_factory=list)
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval of the rate, by Wilson."""
+        n, p, z = self.trials, self.successes / self.trials, 1.96
+        middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return float((middle - half) / (1 + z * z / n)), float((middle + half) / (1 + z * z / n))
+
+
+def main() -> None:
+    """Run the trials, print a table, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=200, help="trials of each row")
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--preset", choices=PRESETS, default="default")
+    parser.add_argument("--rows", help="some of the rows, as put,push,chain (default: all)")
+    parser.add_argument("--failures", action="store_true", help="deliberate failures instead")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    args = parser.parse_args()
+    if args.failures:
+        rows = [f"{skill}/{mode}" for skill in SKILLS for mode in FAILURES_OF[skill]]
+    else:
+        rows = [*SKILLS, "chain"]
+    chosen = args.rows.split(",") if args.rows else rows
+    world = World()
+    print(f"{platform.processor() or platform.machine()}, mujoco {mujoco.__version__}")
+    print(f"{'':<26}{'success':>12}{'95 % interval':>18}{'steps: median':>16}{'most':>6}")
+    results = {}
+    for row in chosen:
+        rate = Rate()
+        for seed in tqdm(range(args.first, args.first + args.seeds), desc=row, leave=False):
+            trial(world, row, preset(args.preset), seed, rate)
+        results[row] = rate
+        low, high = rate.interval()
+        print(
+            f"{row:<26}{f'{rate.successes}/{rate.trials}':>12}"
+            f"{f'[{low:.1%}, {high:.1%}]':>18}"
+            f"{np.median(rate.steps):>16.0f}{max(rate.steps):>6}",
+            flush=True,
+        )
+    for row, rate in results.items():
+        for line in rate.failed:
+            print(f"not done: {row}: {line}")
+    if args.out is not None:
+        args.out.write_text(
+            json.dumps({"preset": args.preset, "rows": {k: asdict(v) for k, v in results.items()}})
+        )
+
+
+def trial(world: World, row: str, config: TabletopConfig, seed: int, rate: Rate) -> None:
+    """Try a skill, "chain", or "skill/failure" once; a deliberate failure is to fail."""
+    skill, _, mode = row.partition("/")
+    if skill in ("open", "close"):
+        config = replace(config, drawer=1.0)
+    rng = np.random.default_rng((seed, 7))
+    for _ in range(_MAX_SCENES):
+        world.reset(config, rng)
+        if choices := tasks(world, skill):
+            break
+    else:
+        raise SystemExit(f"no scene of {_MAX_SCENES} shows {row}; try another preset")
+    done, steps, told = True, 0, []
+    for _ in range(2 if skill == "chain" else 1):
+        choices = tasks(world, skill)
+        task = choices[rng.integers(len(choices))]
+        failure: Failure | None = mode or None  # type: ignore[assignment]
+        before = world.scene_state()
+        trajectory = run_skill(world, task, failure=failure, rng=rng)
+        done = succeeded(task, before, world.scene_state()) and done
+        steps += len(trajectory.actions)
+        told.append(f"{task.to_json()}")
+    rate.trials += 1
+    rate.successes += done
+    rate.steps.append(steps)
+    if done == bool(mode):
+        rate.failed.append(f"seed {seed}: {' then '.join(told)}; {', '.join(before.names)}")
+
+
+def tasks(world: World, skill: str) -> list[Task]:
+    """Return what can be tried here."""
+    return [
+        task
+        for task in feasible(world.scene_state())
+        if task.skill == skill or (skill == "chain" and task.skill != "idle")
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""What the main camera sees of the table."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+# As scene.xml has it: place [m], axes to the right and up, angle of view [degrees].
+CAMERA = np.array([0.0, -0.16, 0.336])
+RIGHT, UP = np.array([0.4472, -0.8944, 0.0]), np.array([0.5606, 0.2802, 0.7793])
+FOVY = 50.0
+_AXES = np.stack([RIGHT, UP, np.cross(RIGHT, UP)], axis=1)
+_AROUND = np.linspace(0, 2 * math.pi, 8, endpoint=False)
+_CIRCLE = np.stack([np.cos(_AROUND), np.sin(_AROUND), 0 * _AROUND], -1)
+
+
+def in_view(x: float, y: float, radius: float, share: float = 1.0) -> bool:
+    """Say whether a disc on the table lies whole in the middle `share` of the picture's sides.
+
+    As seen by the camera where it stands exactly; a scene may shift and turn it a little.
+    """
+    seen = (_CIRCLE * radius + (x, y, 0) - CAMERA) @ _AXES
+    limit = share * math.tan(math.radians(FOVY) / 2)
+    return bool((np.abs(seen[:, :2] / -seen[:, 2:]) < limit).all())
