@@ -1,12 +1,15 @@
-"""Look ahead while a robot moves, or while a recording plays.
+"""Look ahead while a robot moves, in the world or simulated, or while a recording plays.
 
     python launch/control_loop.py bridge_dataset/1.0.0#3 --every 5 --out loop
+    python launch/control_loop.py --env aid_robot/Tabletop-v0 --instruction "open the drawer"
     python launch/control_loop.py --source my_robot:connect --hz 5 \
         --instruction "put the carrot on the plate"
 
-A recording plays in real time, or faster with --hz. `my_robot:connect` is a function in a module of
-yours that returns an object with `get_observation()`, such as a WidowXClient; it may return None
-where there is no new frame. Nothing is sent to the robot: put your policy into `observe`.
+A recording plays in real time, or faster with --hz. The simulated arm does what the instruction
+says by a scripted skill; without one, it does something that its scene allows. `my_robot:connect`
+is a function in a module of yours that returns an object with `get_observation()`, such as a
+WidowXClient; it may return None where there is no new frame. Nothing is sent to the robot: put your
+policy into `observe`.
 
 Ctrl-C ends the loop; what it saw is saved all the same. Where the machine has several cores, torch
 leaves one to the loop.
@@ -32,6 +35,7 @@ from aid_robot.cli import run_cleanly
 from aid_robot.commands import quiet_libraries
 from aid_robot.commands.inputs import find_episode, split_episode
 from aid_robot.data import open_recording
+from aid_robot.envs.tabletop.tasks import Task
 from aid_robot.errors import ConfigError, FrameRateError, InstructionError
 from aid_robot.loop import BackgroundPredictor, Prediction, run_loop
 
@@ -45,6 +49,8 @@ def parse() -> argparse.Namespace:
         "recording", nargs="?", help="PATH, PATH#NUMBER or PATH#ID of any readable layout"
     )
     parser.add_argument("--source", metavar="MODULE:FUNCTION", help="live observations instead")
+    parser.add_argument("--env", metavar="ID", help="a simulated scene: aid_robot/Tabletop-v0")
+    parser.add_argument("--scene", type=int, default=0, help="seed of the simulated scene")
     parser.add_argument("--instruction", help="default: what the observations carry")
     parser.add_argument("--camera", help="of observations that have several")
     parser.add_argument("--hz", type=float, help="turns a second (default: the recording's fps)")
@@ -102,8 +108,10 @@ def observe(step: int, prediction: Prediction) -> None:
 
 def open_source(args: argparse.Namespace) -> tuple[Iterator[Any], float]:
     """Return the observations, and how many a second the world makes between them."""
-    if (args.recording is None) == (args.source is None):
-        raise ConfigError("give either a recording or --source MODULE:FUNCTION")
+    if sum(given is not None for given in (args.recording, args.source, args.env)) != 1:
+        raise ConfigError("give one of: a recording, --source MODULE:FUNCTION, --env ID")
+    if args.env is not None:
+        return simulated(args.env, args.scene, args.instruction)
     if args.source is not None:
         if args.hz is None:
             raise ConfigError("--source needs --hz, the robot's turns a second")
@@ -128,6 +136,36 @@ def play(env: gymnasium.Env[Any, Any]) -> Iterator[Any]:
         action = info.get("recorded_action", np.zeros(7, np.float32))
         obs, _, _, at_end, info = env.step(action)
         yield obs
+
+
+def simulated(name: str, scene: int, instruction: str | None) -> tuple[Iterator[Any], float]:
+    """Do what the instruction says in a simulated scene, and return what is seen, and its rate."""
+    try:
+        env = gymnasium.make(name, end_on_success=False)
+    except (gymnasium.error.Error, TypeError) as error:
+        raise ConfigError(
+            f"--env {name} can't be made ({error}): expected aid_robot/Tabletop-v0"
+        ) from error
+    options = {} if instruction is None else {"instruction": instruction}
+    obs, info = env.reset(seed=scene, options=options)
+    print(f"scene {scene} with {', '.join(thing['name'] for thing in info['scene']['things'])}: "
+          f"{obs['instruction']}")  # fmt: skip
+    return do(env, obs, Task.from_json(info["task"])), info["fps"]
+
+
+def do(env: gymnasium.Env[Any, Any], obs: Any, task: Task) -> Iterator[Any]:
+    """Do a task by its scripted skill, then rest for a second."""
+    from aid_robot.envs.tabletop.skills import make_actions
+
+    yield obs
+    action = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
+    for action in make_actions(env.unwrapped, task):
+        obs, *_ = env.step(action)
+        yield obs
+    for _ in range(5):
+        obs, *_, info = env.step(action * (0, 0, 0, 0, 0, 0, 1))
+        yield obs
+    print(f"the task is {'done' if info['success'] else 'not done'}")
 
 
 def live(name: str) -> Iterator[Any]:

@@ -60,9 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--renderer", default="auto", help="auto, egl, osmesa, glfw, or rays, which needs no GL"
     )
+    parser.add_argument(
+        "--no-shadows", dest="shadows", action="store_false", help="draw faster and plainer"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same gives the same episodes")
     parser.add_argument(
-        "--workers", type=int, help="processes (default: as many as there are cores)"
+        "--workers",
+        type=int,
+        help="processes, 0 to work in this one (default: as many as there are cores)",
     )
 
 
@@ -79,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         preset=args.preset,
         cameras=args.cameras,
         renderer=args.renderer,
+        shadows=args.shadows,
         skills=args.skills or SKILLS,
         alternatives=args.alternatives,
         failures=args.failures,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D, TemporalResnetBlock
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -61,6 +62,9 @@ class ModelSizes:
     text_layers: int = 24
     text_heads: int = 16
     text_length: int = 77
+    # Let the towers begin with places and words of unit scale, by sines: learned from little data,
+    # the small ones that CLIP begins with let a model take no notice of the text.
+    unit_positions: bool = False
     activation: str = "gelu"
 
     def __post_init__(self) -> None:
@@ -146,7 +150,7 @@ def zero_residual_branches(module: nn.Module) -> None:
 
 def build_image_encoder(sizes: ModelSizes) -> Any:
     """Build CLIP's vision tower with its projection."""
-    return CLIPVisionModelWithProjection(
+    tower = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=sizes.vision_width,
             intermediate_size=4 * sizes.vision_width,
@@ -158,6 +162,14 @@ def build_image_encoder(sizes: ModelSizes) -> Any:
             hidden_act=sizes.activation,
         )
     )
+    if sizes.unit_positions:
+        side = sizes.image_size // sizes.patch_size
+        with torch.no_grad():
+            # The first is the class token's.
+            places = sine_places((side, side), sizes.vision_width)
+            tower.vision_model.embeddings.position_embedding.weight[1:] = places
+            nn.init.normal_(tower.vision_model.embeddings.patch_embedding.weight, std=0.1)
+    return tower
 
 
 def build_text_encoder(sizes: ModelSizes, tokenizer: Any | None = None) -> Any:
@@ -172,7 +184,7 @@ def build_text_encoder(sizes: ModelSizes, tokenizer: Any | None = None) -> Any:
             "pad_token_id": tokenizer.pad_token_id,
         }
     )
-    return CLIPTextModel(
+    tower = CLIPTextModel(
         CLIPTextConfig(
             hidden_size=sizes.text_width,
             intermediate_size=4 * sizes.text_width,
@@ -184,6 +196,29 @@ def build_text_encoder(sizes: ModelSizes, tokenizer: Any | None = None) -> Any:
             **tokens,
         )
     )
+    if sizes.unit_positions:
+        embeddings = tower.text_model.embeddings if hasattr(tower, "text_model") else tower.embeddings
+        with torch.no_grad():
+            nn.init.normal_(embeddings.token_embedding.weight, std=1.0)
+            embeddings.position_embedding.weight.copy_(
+                sine_places((sizes.text_length, 1), sizes.text_width)
+            )
+    return tower
+
+
+def sine_places(size: tuple[int, int], width: int) -> Tensor:
+    """Return sines and cosines of unit scale that name places, (height * width, width).
+
+    The lowest frequency goes half round over the picture, so that no two places are alike.
+    """
+    quarter = width // 4
+    frequencies = torch.pi * 2 ** torch.linspace(-1, 4, quarter)
+    rows = (torch.arange(size[0]) + 0.5) / size[0]
+    columns = (torch.arange(size[1]) + 0.5) / size[1]
+    y = (rows[:, None] * frequencies)[:, None].expand(-1, size[1], -1)
+    x = (columns[:, None] * frequencies)[None].expand(size[0], -1, -1)
+    places = torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1).flatten(0, 1)
+    return F.pad(places, (0, width - places.shape[1])) * 2**0.5
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int, length: int) -> Any:

@@ -67,9 +67,14 @@ class AdapterConfig:
 class DQFormerConfig:
     """The Dual Query Transformer, which turns image and text into the UNet's context."""
 
+    # Off, the context is the tokens of instruction and image themselves, the same for all frames:
+    # the ablation "no MCondition" [our reading].
+    enabled: bool = True
     # Each branch can be left out, not both.
     multimodal: bool = True
     decomposed: bool = True
+    # Off, the decomposed branch reads the instruction in place of its states.
+    states: bool = True
     num_layers: int = 1
     # Inner width; None takes the width of the text embeddings.
     hidden_size: int | None = None

@@ -109,6 +109,7 @@ class DQFormer(nn.Module):
                 f"dqformer: width {width} is not a multiple of "
                 f"num_attention_heads={dq.num_attention_heads}"
             )
+        self.enabled, self.reads_states = dq.enabled, dq.states
         self.num_frames = config.num_frames
         self.tokens_per_frame = dq.tokens_per_frame
         self.temporal_context = config.temporal_context
@@ -119,14 +120,14 @@ class DQFormer(nn.Module):
         self.image_in = _projection(image_dim, width)
         self.context_out = _projection(width, context_dim)
 
-        if dq.multimodal:
+        if dq.multimodal and dq.enabled:
             self.multimodal = nn.ModuleList(
                 _MultimodalLayer(width, heads) for _ in range(dq.num_layers)
             )
             self.multimodal_norm = nn.LayerNorm(width)
         else:
             self.multimodal = nn.ModuleList()
-        if dq.decomposed:
+        if dq.decomposed and dq.enabled:
             self.decomposed = nn.ModuleList(
                 _DecomposedLayer(width, heads) for _ in range(dq.num_layers)
             )
@@ -135,12 +136,12 @@ class DQFormer(nn.Module):
             self.queries = nn.Parameter(queries / width**0.5)
             self.state_index = (
                 nn.Parameter(torch.randn(config.num_states, 1, width) * 0.02)
-                if dq.state_embedding
+                if dq.state_embedding and dq.states
                 else None
             )
         else:
             self.decomposed = nn.ModuleList()
-        both = dq.multimodal and dq.decomposed
+        both = len(self.multimodal) and len(self.decomposed)
         self.join_channels = (
             nn.Linear(2 * context_dim, context_dim) if both and dq.join == "channels" else None
         )
@@ -160,6 +161,9 @@ class DQFormer(nn.Module):
                 f"dqformer.join='channels' pairs the text's {text.shape[1]} tokens with "
                 f"tokens_per_frame={self.tokens_per_frame}: make them equal"
             )
+        if not self.enabled:
+            plain = self.context_out(torch.cat([text, image], dim=1))
+            return MCondition(plain[:, None].expand(-1, self.num_frames, -1, -1), plain)
         groups: list[Tensor] = []
         shared = text
         if len(self.multimodal):
@@ -168,7 +172,9 @@ class DQFormer(nn.Module):
             shared = self.context_out(self.multimodal_norm(shared))  # (B, T, C)
             groups.append(shared[:, None].expand(-1, self.num_frames, -1, -1))
         if len(self.decomposed):
-            if self.state_index is not None:
+            if not self.reads_states:
+                states = text[:, None]
+            elif self.state_index is not None:
                 states = states + self.state_index
             states = states.flatten(1, 2)  # (B, S*T, width)
             hidden = self.queries.expand(batch_size, -1, -1)  # (B, N*Nt, width)

@@ -10,20 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from aid_robot.errors import ConfigError
-from aid_robot.training.config import (
-    STAGE_DEFAULTS,
-    STAGES,
-    CacheConfig,
-    DataConfig,
-    ModelConfig,
-    Recipe,
-    StageConfig,
-    StageName,
-)
+from aid_robot.training.config import STAGE_DEFAULTS, STAGES, Recipe, StageConfig, StageName
 from aid_robot.training.tables import Table, build, check_names, merge, read_assignments
 
-_SETTINGS = ("about", "extends", "stages", "precision", "seed", "tensorboard", "ablations")
-_PARTS = ("data", "model", "cache")
+_PLAIN = ("about", "data", "model", "cache", "precision", "seed", "tensorboard", "ablations")
+_CONFIGS = resources.files("aid_robot.training") / "configs"
 
 
 def load_recipe(name_or_path: str, assignments: Sequence[str] = ()) -> Recipe:
@@ -34,56 +25,80 @@ def load_recipe(name_or_path: str, assignments: Sequence[str] = ()) -> Recipe:
         assignments: Changes such as "aid.steps=100".
     """
     name, tables = _read(name_or_path)
-    return recipe_of(name, merge(tables, read_assignments(assignments)))
+    return make_recipe(name, merge(tables, read_assignments(assignments)))
 
 
-def recipe_of(name: str, tables: Mapping[str, Any]) -> Recipe:
+def make_recipe(name: str, tables: Mapping[str, Any]) -> Recipe:
     """Build a recipe from its tables, with all checks."""
-    check_names(tables, [*_SETTINGS, *_PARTS, *STAGES])
+    check_names(tables, [*_PLAIN, "stages", *STAGES])
     wanted = tables.get("stages", [])
     if not isinstance(wanted, list):
         raise ConfigError(f"stages={wanted!r} must be a list, such as ['prior', 'aid']")
     for stage in wanted:
         if stage not in STAGES:
-            close = difflib.get_close_matches(str(stage), STAGES, n=1)
-            hint = f"did you mean '{close[0]}'? " if close else ""
-            raise ConfigError(f"no training stage '{stage}': {hint}Known: {', '.join(STAGES)}")
-    ablations = tables.get("ablations", {})
-    if not isinstance(ablations, Mapping) or not all(
-        isinstance(changes, Mapping) for changes in ablations.values()
-    ):
-        raise ConfigError("[ablations] must hold a table of changes for each variant")
-    plain = {
-        key: tables[key] for key in ("about", "precision", "seed", "tensorboard") if key in tables
-    }
-    parts: dict[str, Any] = {
-        "name": name,
-        "about": "",
-        "stages": {stage: stage_of(stage, tables.get(stage, {})) for stage in wanted},
-        "data": build(DataConfig, tables.get("data", {}), "data"),
-        "model": build(ModelConfig, tables.get("model", {}), "model"),
-        "cache": build(CacheConfig, tables.get("cache", {}), "cache"),
-        "ablations": ablations,
-        "tables": dict(tables),
-    }
-    return build(_Plain, plain).into(parts)
+            raise ConfigError(f"no training stage '{stage}': {_hint(str(stage), STAGES)}")
+    stages = {stage: make_stage_config(stage, tables.get(stage, {})) for stage in wanted}
+    return build(
+        Recipe,
+        {
+            "name": name,
+            "stages": stages,
+            "tables": dict(tables),
+            "data": {},
+            "model": {},
+            "cache": {},
+            "about": "",
+            **{key: tables[key] for key in _PLAIN if key in tables},
+        },
+    )
 
 
-def stage_of(name: StageName, table: Mapping[str, Any]) -> StageConfig:
+def make_stage_config(name: StageName, table: Mapping[str, Any]) -> StageConfig:
     """Build a stage's settings over its defaults."""
     if not isinstance(table, Mapping):
         raise ConfigError(f"'{name}' is {table!r}; expected a table of names and values")
     return build(StageConfig, {**STAGE_DEFAULTS[name], **table}, name)
 
 
-def shipped() -> dict[str, str]:
+def shipped_recipes() -> dict[str, str]:
     """Name the shipped recipes, each with a line about it."""
-    found = {}
-    for file in sorted(_folder().iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".toml"):
-            name = file.name.removesuffix(".toml")
-            found[name] = str(_read(name)[1].get("about", ""))
-    return found
+    names = sorted(
+        file.name.removesuffix(".toml")
+        for file in _CONFIGS.iterdir()
+        if file.name.endswith(".toml")
+    )
+    return {name: str(_read(name)[1].get("about", "")) for name in names}
 
 
-from dataclasses import dataclass  # noqa: E402
+def _read(name_or_path: str) -> tuple[str, Table]:
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise ConfigError(f"there is no recipe {path}: give a TOML file, or a shipped name")
+        name, text = path.stem, path.read_text()
+    else:
+        file = _CONFIGS / f"{name_or_path}.toml"
+        if not file.is_file():
+            known = [f.name.removesuffix(".toml") for f in _CONFIGS.iterdir()
+                     if f.name.endswith(".toml")]  # fmt: skip
+            raise ConfigError(
+                f"no recipe '{name_or_path}': {_hint(name_or_path, sorted(known))}, or a TOML file"
+            )
+        name, text = name_or_path, file.read_text()
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {name_or_path} is not valid TOML: {error}") from error
+    base = tables.pop("extends", None)
+    if base is not None:
+        beside = path.parent / f"{base}.toml"
+        found = str(beside) if path.suffix == ".toml" and beside.is_file() else str(base)
+        if found == name_or_path:
+            raise ConfigError(f"recipe {name_or_path} extends itself")
+        tables = merge(_read(found)[1], tables)
+    return name, tables
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return (f"did you mean '{close[0]}'? " if close else "") + f"Known: {', '.join(known)}"

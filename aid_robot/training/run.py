@@ -1,239 +1,265 @@
-"""Run one stage of the bundled model's training, from recordings to a saved model."""
+"""The whole of a training: every stage of a recipe, from a store to a model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-from tqdm import tqdm
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from aid_robot.data.clips import (
-    Augmentation,
-    ClipConfig,
-    ClipDataset,
-    latents_key,
-    load_episodes,
-)
-from aid_robot.data.episode import Episode, FloatArray, UInt8Array
-from aid_robot.data.frames import ArrayFrames
-from aid_robot.data.ingest import open_recording
-from aid_robot.errors import ConfigError, FrameRateError
+from aid_robot.errors import CheckpointError, ConfigError
+from aid_robot.extras import require
 from aid_robot.model.aid import AIDModel
-from aid_robot.model.build import SMALL_SIZES, build_model, build_tokenizer, zero_residual_branches
-from aid_robot.model.checkpoint import load_base_unet, load_model, save_model
-from aid_robot.model.config import preset
-from aid_robot.model.latents import encode, to_pixels
 from aid_robot.model.states import make_state_predictor
-from aid_robot.runtime.denoiser import choose_device
-from aid_robot.training.config import STAGE_DEFAULTS, TrainingConfig
-from aid_robot.training.stages import STAGES, make_stage
-from aid_robot.training.trainer import Trainer
+from aid_robot.training.cache import Cache, digest
+from aid_robot.training.config import Recipe, StageName
+from aid_robot.training.data import (
+    TrainingData,
+    check_sizes,
+    held_out_clips,
+    training_clips,
+)
+from aid_robot.training.samples import collate_samples
+from aid_robot.training.stages import STAGE_CLASSES, Stage, make_stage
+from aid_robot.training.stages.stage import Figures
+from aid_robot.training.start import (
+    first_model,
+    load_changed,
+    put_weights,
+    save_trained,
+)
+from aid_robot.training.trainer import Trainer, check_recipe
 
-# Every so manieth episode of a recording is held out, in the order of their names.
-HOLD_OUT_EVERY = 5
-_VOCABULARY = 2048
-AUGMENTATION = Augmentation(mirror=0.5)
+MODEL, DONE, EXTRAS = "model", "stage.json", "extras.safetensors"
+# Training clips that a stage may look at when it is done.
+_FINISHING_CLIPS = 64
 
 
-def split_episodes(episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
-    """Split one recording into training and held-out episodes."""
-    names = sorted({episode.id for episode in episodes})
-    held_out = set(names[HOLD_OUT_EVERY // 2 :: HOLD_OUT_EVERY])
-    train = [episode for episode in episodes if episode.id not in held_out]
-    return train, [episode for episode in episodes if episode.id in held_out]
-
-
-def load_sources(
-    sources: Sequence[Path],
-    height: int,
-    width: int,
-    *,
-    all_cameras: bool = True,
-    margin: bool = True,
-) -> tuple[list[Episode], list[Episode]]:
-    """Load and split recordings of any readable layout.
+def train(recipe: Recipe, folder: Path, *, device: str = "auto") -> Path:
+    """Run a recipe; what an earlier run of it has done isn't done again.
 
     Args:
-        sources: Recordings.
-        height: Of the clips.
-        width: Of the clips.
-        all_cameras: Every camera, else the default one alone.
-        margin: Load at 8/7 of the size, so that augmentation can crop.
-    """
-    size = (height * 8 // 7, width * 8 // 7) if margin else (height, width)
-    train: list[Episode] = []
-    held_out: list[Episode] = []
-    for source in sources:
-        episodes = load_episodes(open_recording(source), size, all_cameras=all_cameras)
-        parts = split_episodes(episodes)
-        train += parts[0]
-        held_out += parts[1]
-    return train, held_out
-
-
-def new_small_model(instructions: Sequence[str], seed: int = 0) -> AIDModel:
-    """Build the bundled model's architecture with random weights and a vocabulary."""
-    states = make_state_predictor("template")
-    blank = np.zeros((16, 16, 3), np.uint8)
-    texts = [*instructions, *(s for text in instructions for s in states(blank, text))]
-    tokenizer = build_tokenizer(texts, _VOCABULARY, SMALL_SIZES.text_length)
-    model = build_model(preset("small"), SMALL_SIZES, tokenizer, seed)
-    zero_residual_branches(model.vae)
-    zero_residual_branches(model.unet)
-    return model
-
-
-def train_stage(
-    name: str,
-    sources: Sequence[Path],
-    folder: Path,
-    minutes: float,
-    *,
-    start: Path | None = None,
-    config: TrainingConfig | None = None,
-    device: str = "auto",
-) -> Path:
-    """Train a stage and save the whole model.
-
-    Args:
-        name: "vae", "prior" or "aid".
-        sources: Recordings of any readable layout.
-        folder: Of the run; the stage works in `folder/<name>`.
-        minutes: Length of the stage.
-        start: Model folder to start from; None takes the stage before, and a fresh model for
-            the first.
-        config: Settings; None takes the stage's defaults.
-        device: "auto", "cpu", "cuda", ...
+        recipe: What to do.
+        folder: Of the run; a stage works in `folder/<stage>`.
+        device: "auto", "cpu" or "cuda".
 
     Returns:
-        The folder of the saved model.
+        The folder of the last stage's model.
     """
-    if name not in STAGES:
-        raise ConfigError(f"no training stage '{name}'; known: {', '.join(STAGES)}")
-    config = config or STAGE_DEFAULTS[name]
-    shape = preset("small")
-    train, _ = load_sources(sources, shape.height, shape.width)
-    # Video of unknown rate teaches how things look, not how they move.
-    usable = train if name == "vae" else [e for e in train if has_rate(e, shape.fps)]
-    if not usable:
-        rates = sorted({str(episode.fps) for episode in train})
-        raise FrameRateError(
-            f"no training episode has the model's {shape.fps:g} frames a second; theirs are "
-            f"{', '.join(rates)}: resample the recordings"
-        )
-    if name == "aid":
-        usable = [e for e in usable if e.instructions]
-    order = list(STAGES)
-    if start is None and name != order[0]:
-        start = folder / order[order.index(name) - 1] / "model"
-    model = _starting_model(start, train)
-    target_device = choose_device(device)
-    for module in model.modules.values():
-        nn.Module.to(module, device=target_device)
-    size = (shape.height, shape.width)
-    if name == "vae":
-        # Single frames, as the stage asks for.
-        cut = ClipConfig(1, 0, size, camera="all", weighting="sqrt")
-        clips = ClipDataset(usable, cut, augment=AUGMENTATION, seed=config.seed)
-    else:
-        usable = encode_versions(usable, size, _encoder(model), config)
-        cut = ClipConfig(
-            shape.num_frames,
-            shape.num_conditioning_frames,
-            fps=shape.fps,
-            camera="all",
-            weighting="sqrt",
-            latents="vae",
-        )
-        clips = ClipDataset(usable, cut, seed=config.seed)
-    if name == "prior":
-        _fit_scales(model, clips)
-    # What AID is about to change stays on disk as the prior's.
-    base_unet = load_base_unet(start) if name == "aid" and start is not None else None
+    run = Run(recipe, folder, make_accelerator(recipe, device))
+    for name in recipe.stages:
+        run.stage(name)
+    return run.folder_of(list(recipe.stages)[-1]) / MODEL
 
-    stage = make_stage(name, model, config)
-    count = sum(parameter.numel() for parameter in stage.parameters.values())
-    print(
-        f"stage {name}: {count / 1e6:.2f} M parameters train on {len(clips.windows)} windows of "
-        f"{len(usable)} episodes",
-        flush=True,
+
+def make_accelerator(recipe: Recipe, device: str = "auto") -> Any:
+    """Set up one process or one of many, as torchrun or accelerate have started it."""
+    accelerate = require("accelerate", "train")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"device='{device}' is unknown; it is auto, cpu or cuda; a certain GPU is chosen by "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    utils = require("accelerate.utils", "train")
+    # Others wait while the first process fills the cache.
+    patience = utils.InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    unused = utils.DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = accelerate.Accelerator(
+        cpu=device == "cpu",
+        mixed_precision={"fp32": "no", "bf16": "bf16"}[recipe.precision],
+        kwargs_handlers=[patience, unused],
     )
-    recipe = {"sources": [str(source) for source in sources], "start": str(start)}
-    Trainer(stage, clips, config, folder / name, minutes, recipe).run()
-    target = folder / name / "model"
-    save_model(model, target, base_unet=base_unet)
-    return target
+    if device == "cuda" and accelerator.device.type != "cuda":
+        raise ConfigError("device='cuda' was asked for, but torch sees no CUDA device: use cpu")
+    return accelerator
 
 
-def _starting_model(start: Path | None, train: Sequence[Episode]) -> AIDModel:
-    if start is not None:
-        return load_model(start)
-    return new_small_model([text for episode in train for text in episode.instructions])
+class Run:
+    """A recipe at work in a folder."""
+
+    def __init__(self, recipe: Recipe, folder: Path, accelerator: Any) -> None:
+        self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
+        self.data = TrainingData.open(recipe.data)
+        self.states = make_state_predictor(recipe.model.states, fallback=False)
+
+    def folder_of(self, name: StageName) -> Path:
+        """Name the folder in which a stage works."""
+        return self.folder / name
+
+    def stage(self, name: StageName) -> None:
+        """Run a stage, unless it is done."""
+        recipe, folder = self.recipe, self.folder_of(name)
+        identity, start = self._identity(name), self._start(name)
+        if (folder / DONE).exists():
+            done = json.loads((folder / DONE).read_text())
+            check_recipe(folder, done["recipe"], identity)
+            self._say(f"stage {name}: done before, {folder / MODEL}")
+            return
+        config, kind = recipe.stages[name], STAGE_CLASSES[name]
+        model = self._model(start)
+        check_sizes(self.data.store, model.config)
+        cache = self._cache(kind, model)
+        clips = training_clips(self.data, kind, model.config, cache, recipe.seed)
+        held_out = held_out_clips(self.data, kind, model.config, config.validation_clips)
+        stage = self._make_stage(name, model, cache)
+        self._say(
+            f"stage {name}: {len(clips.windows)} windows of {len(self.data.train)} episodes to "
+            f"train on, {len(held_out)} held-out clips to judge by\n{stage.table()}"
+        )
+        trainer = Trainer(
+            stage,
+            clips,
+            config,
+            folder,
+            self.accelerator,
+            seed=recipe.seed,
+            recipe=identity,
+            held_out=held_out,
+            tensorboard=recipe.tensorboard,
+            workers=recipe.data.workers,
+        )
+        weights = trainer.run()
+        figures = trainer.measure() if held_out else {}
+        if self.accelerator.is_main_process:
+            self._finish(name, start, weights, figures, clips_of=kind)
+        self.accelerator.wait_for_everyone()
+
+    # -- before ------------------------------------------------------------------------------
+
+    def _start(self, name: StageName) -> Path | None:
+        before = [stage for stage in self.recipe.stages][: list(self.recipe.stages).index(name)]
+        if before:
+            return self.folder_of(before[-1]) / MODEL
+        from aid_robot.hub import resolve
+
+        return resolve(self.recipe.model.start) if self.recipe.model.start else None
+
+    def _model(self, start: Path | None) -> AIDModel:
+        recipe = self.recipe
+        if start is None or not (start / "aid").is_dir():
+            return first_model(recipe, self.data.store, self.states)
+        return load_changed(start, recipe.model.config, recipe.seed)
+
+    def _identity(self, name: StageName) -> dict[str, Any]:
+        """Return what a stage's weights depend on, beside its clips."""
+        recipe = self.recipe
+        data = {k: v for k, v in asdict(recipe.data).items() if k not in ("store", "workers")}
+        cache = {k: v for k, v in asdict(recipe.cache).items() if k in ("versions", "embeddings")}
+        cache["cached"] = recipe.cache.where != "none"
+        order = list(recipe.stages)
+        before = {s: recipe.stages[s].identity for s in order[: order.index(name)]}
+        identity = {
+            "stage": name,
+            "config": recipe.stages[name].identity,
+            "model": asdict(recipe.model),
+            "data": data,
+            "cache": cache,
+            "precision": recipe.precision,
+            "seed": recipe.seed,
+            "before": digest(json.dumps(before)) if before else "",
+        }
+        found: dict[str, Any] = json.loads(json.dumps(identity))
+        return found
+
+    def _cache(self, kind: type[Stage], model: AIDModel) -> Cache | None:
+        recipe, accelerator = self.recipe, self.accelerator
+        if recipe.cache.where == "none" or not kind.whole_clips:
+            return None
+        parts = [model.vae, *[model.image_encoder, model.text_encoder] * kind.embeddings]
+        for part in parts:
+            nn.Module.to(part, device=accelerator.device)
+        cache = Cache(
+            model,
+            recipe.cache,
+            recipe.data.augment,
+            self.states,
+            embeddings=kind.embeddings,
+            seed=recipe.seed,
+        )
+        indices = self.data.chosen(self.data.train, kind.texts)
+        if recipe.cache.where == "memory" or accelerator.is_main_process:
+            cache.fill(self.data.store, indices)
+        accelerator.wait_for_everyone()
+        for part in parts:
+            nn.Module.to(part, device="cpu")
+        return cache
+
+    def _make_stage(self, name: StageName, model: AIDModel, cache: Cache | None) -> Stage:
+        stage = make_stage(
+            name,
+            model,
+            self.recipe.stages[name],
+            self.states,
+            cached=cache is not None,
+            embedded=cache is not None and cache.embeddings,
+        )
+        extras = self.folder / "clip" / EXTRAS
+        if name == "aid" and extras.exists():
+            # The head that the stage `clip` has trained.
+            known = stage.state_dict()
+            stage.load_state_dict(
+                {key: tensor for key, tensor in load_file(extras).items() if key in known},
+                strict=False,
+            )
+        return stage
+
+    # -- after -------------------------------------------------------------------------------
+
+    def _finish(
+        self,
+        name: StageName,
+        start: Path | None,
+        weights: Mapping[str, Tensor],
+        figures: Figures,
+        clips_of: type[Stage],
+    ) -> None:
+        """Save the model, made anew from where the stage began and the trained weights."""
+        recipe, folder = self.recipe, self.folder_of(name)
+        model = self._model(start)
+        extras = put_weights(model, weights)
+        if name == "vae":
+            # What is scaled is clips, whatever the stage looked at.
+            stage = make_stage(name, model, recipe.stages[name], self.states)
+            clips = training_clips(
+                self.data, STAGE_CLASSES["prior"], model.config, None, recipe.seed
+            )
+            count = min(_FINISHING_CLIPS, len(clips))
+            stage.finish(collate_samples([clips[number] for number in range(count)]))
+        fresh = folder / f"{MODEL}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        full = recipe.stages[name].trains == "full" or name != "aid"
+        save_trained(model, fresh, start, keeps_base=not full)
+        self.data.write_split(fresh)
+        if extras:
+            save_file({key: t.contiguous() for key, t in extras.items()}, folder / EXTRAS)
+        shutil.rmtree(folder / MODEL, ignore_errors=True)
+        fresh.rename(folder / MODEL)
+        done = {
+            "recipe": self._identity(name),
+            "figures": {key: values.tolist() for key, values in figures.items()},
+        }
+        partial = folder / f"{DONE}.tmp"
+        partial.write_text(json.dumps(done, indent=1))
+        partial.rename(folder / DONE)
+        means = ", ".join(f"{key} {values.mean():.4g}" for key, values in figures.items())
+        self._say(
+            f"stage {name}: wrote {folder / MODEL}" + (f"; held out: {means}" if means else "")
+        )
+
+    def _say(self, text: str) -> None:
+        self.accelerator.print(text, flush=True)
 
 
-def has_rate(episode: Episode, fps: float) -> bool:
-    """Tell whether an episode was recorded at a rate."""
-    return episode.fps is not None and abs(episode.fps - fps) < 1e-3
-
-
-def _encoder(model: AIDModel) -> Callable[[UInt8Array], FloatArray]:
-    def encode_frames(frames: UInt8Array) -> FloatArray:
-        with torch.inference_mode():
-            pixels = to_pixels(torch.from_numpy(frames)[None].to(model.device))
-            latents: FloatArray = encode(model.vae, pixels)[0].cpu().numpy()
-        return latents
-
-    return encode_frames
-
-
-def encode_versions(
-    episodes: Sequence[Episode],
-    size: tuple[int, int],
-    encode_frames: Callable[[UInt8Array], FloatArray],
-    config: TrainingConfig,
-) -> list[Episode]:
-    """Augment every video a few times over, and encode it: an episode of one camera each.
-
-    Args:
-        episodes: In memory.
-        size: Height and width of the augmented frames.
-        encode_frames: (T, H, W, 3) uint8 -> (T, C, h, w) latents.
-        config: Says how many versions, and the seed.
-    """
-    rng = np.random.default_rng(config.seed)
-    found = []
-    for episode in tqdm(episodes, desc="encode", unit="episode"):
-        for camera, video in episode.videos.items():
-            for version in range(config.cached_versions):
-                # Whatever wording is drawn later, it must be true of the frames.
-                look = AUGMENTATION.draw(rng, " ".join(episode.instructions))
-                frames = look.frames(np.asarray(video), size)
-                found.append(
-                    replace(
-                        episode,
-                        id=f"{episode.id}/{camera}#{version}",
-                        videos={camera: ArrayFrames(frames)},
-                        actions=None,
-                        state=None,
-                        arrays={latents_key(camera): encode_frames(frames)},
-                    )
-                )
-    return found
-
-
-def _fit_scales(model: AIDModel, clips: ClipDataset, count: int = 256) -> None:
-    """Bring what is denoised to unit variance: the latents, then their change over a clip."""
-    drawn = [clips[number].latents for number in range(count)]
-    latents = torch.from_numpy(np.stack([part for part in drawn if part is not None]))
-    scale = 1.0 / latents.std().item()
-    model.vae.register_to_config(scaling_factor=scale)
-    moved = (latents[:, 1:] - latents[:, :1]) * scale
-    model.config = replace(model.config, latent_reference_scale=1.0 / moved.std().item())
-    # The condition encoder reads the shared config, too.
-    model.condition_encoder.config = model.config
-    print(json.dumps({"scaling_factor": scale, "change_scale": 1.0 / moved.std().item()}))
+def figures_of(folder: Path) -> dict[str, list[float]]:
+    """Read what a finished stage measured, by held-out clip."""
+    path = folder / DONE
+    if not path.exists():
+        raise CheckpointError(f"{folder} holds no finished stage: run it first")
+    figures: dict[str, list[float]] = json.loads(path.read_text())["figures"]
+    return figures

@@ -43,9 +43,7 @@ def check_names(names: Iterable[str], known: Iterable[str], where: str = "") -> 
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{prefix}{close[0]}'? " if close else ""
-            raise ConfigError(
-                f"'{prefix}{name}' is not a setting: {hint}Known: {', '.join(known)}"
-            )
+            raise ConfigError(f"'{prefix}{name}' is not a setting: {hint}Known: {', '.join(known)}")
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
@@ -112,8 +110,10 @@ def _converted(value: Any, kind: Any, name: str) -> Any:
         return dict(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is types.NoneType or not isinstance(value, kind) or (
-        isinstance(value, bool) and kind is not bool
+    if (
+        kind is types.NoneType
+        or not isinstance(value, kind)
+        or (isinstance(value, bool) and kind is not bool)
     ):
         wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         raise ConfigError(f"{name}={value!r} must be {wanted.get(kind, 'left out')}")

@@ -178,20 +178,21 @@ def captions(
     rng: np.random.Generator,
     count: int = 8,
     before: SceneState | None = None,
+    about: Goal | None = None,
 ) -> tuple[Caption, ...]:
     """Draw pairs of a true caption and a false one of the same kind, up to `count` in all.
 
     The false one differs in the thing, the place or the side, and is clearly false. So no wording
-    and no thing gives away the answer.
+    and no thing gives away the answer. The first pair holds `about`, where that is clearly true or
+    false and has a counterpart.
     """
     true: dict[str, list[Goal]] = {}
     false: dict[str, list[Goal]] = {}
     for goal in statements(state, before):
-        family = _FAMILIES.get(goal.predicate, goal.predicate)
         if holds(goal, state, before):
-            true.setdefault(family, []).append(goal)
+            true.setdefault(_family(goal), []).append(goal)
         elif is_refuted(goal, state, before):
-            false.setdefault(family, []).append(goal)
+            false.setdefault(_family(goal), []).append(goal)
 
     drawn: list[Caption] = []
     while len(drawn) + 1 < count:
@@ -199,11 +200,28 @@ def captions(
         if not families:
             break
         family = families[rng.integers(len(families))]
-        right = true[family].pop(rng.integers(len(true[family])))
-        near = [goal for goal in false[family] if set(goal.args) & set(right.args)] or false[family]
-        wrong = near[rng.integers(len(near))]
-        false[family].remove(wrong)
+        if about is not None and _family(about) in families:
+            family = _family(about)
+        right, wrong = _pair(true[family], false[family], about, rng)
+        about = None
         for goal, is_true in ((right, True), (wrong, False)):
             wordings = goal_paraphrases(goal, state)
             drawn.append(Caption(wordings[rng.integers(len(wordings))], goal, is_true))
     return tuple(drawn)
+
+
+def _family(goal: Goal) -> str:
+    return _FAMILIES.get(goal.predicate, goal.predicate)
+
+
+def _pair(
+    true: list[Goal], false: list[Goal], about: Goal | None, rng: np.random.Generator
+) -> tuple[Goal, Goal]:
+    """Take a true goal and a false one out of a family, about one thing where there are such."""
+    fixed, free = (false, true) if about in false else (true, false)
+    first = about if about in fixed else fixed[rng.integers(len(fixed))]
+    near = [goal for goal in free if set(goal.args) & set(first.args)] or free
+    second = near[rng.integers(len(near))]
+    fixed.remove(first)
+    free.remove(second)
+    return (first, second) if fixed is true else (second, first)

@@ -36,7 +36,7 @@ FPS = 5
 CAMERAS = ("image_0", "image_1")
 _OPTIONS = ("instruction", "task", "things", "state")
 # Scenes that are drawn for a task that must be feasible.
-_SCENES = 30
+_SCENES = 12
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,14 @@
-"""Episodes of scripted skills, each a pure function of the seed and its number."""
+"""Episodes of scripted skills, each a pure function of the seed and its number.
+
+What `Episode.info` of one holds:
+    task: The skill with its object, target and direction.
+    goal: What is true when it is done, as text and as predicate with arguments.
+    failure: None, or how it was made to go wrong.
+    captions: Of the first frame ("start") and of the last ("end"): text, goal, and whether true.
+    states: The scene at "start" and "end", `SceneState.to_json`.
+    renderer: What drew the frames.
+    alternatives_group: Common to all episodes from the very same start.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +23,7 @@ from aid_robot import __version__
 from aid_robot.data import EncodedFrames, Episode
 from aid_robot.data.episode import FloatArray, UInt8Array
 from aid_robot.data.store.codecs import JpegCodec
-from aid_robot.envs.tabletop.captions import captions, describe_goal
+from aid_robot.envs.tabletop.captions import Caption, captions, describe_goal
 from aid_robot.envs.tabletop.env import FPS, TabletopEnv
 from aid_robot.envs.tabletop.feasible import feasible
 from aid_robot.envs.tabletop.goals import goal_of, succeeded
@@ -26,9 +36,10 @@ from aid_robot.errors import ConfigError, SimulationError
 
 # Frames at rest after a skill has ended.
 STILL_FRAMES = 2
-# Scenes that are drawn for one start, tasks that are tried for one alternative in one scene, and
-# tries for each alternative in all.
-_MAX_SCENES, _MAX_TASKS, _MAX_TRIES = 60, 4, 20
+# Scenes that are drawn for one start, and those of them that must show all its skills.
+_MAX_SCENES, _PICKY_SCENES = 60, 8
+# Tasks that are tried for one alternative in one scene, and for each in all scenes.
+_MAX_TASKS, _MAX_TRIES = 4, 20
 _NUM_WORDINGS, _NUM_CAPTIONS = 6, 8
 
 
@@ -44,6 +55,7 @@ class DataConfig:
     cameras: tuple[str, ...] = ("image_0",)
     # "auto", or a renderer's name.
     renderer: Kind = "auto"
+    shadows: bool = True
     skills: tuple[Skill, ...] = SKILLS
     # Episodes that start from the very same state.
     alternatives: int = 1
@@ -148,6 +160,7 @@ class Generator:
             size=(config.size, config.size),
             cameras=config.cameras,
             renderer=config.renderer,
+            shadows=config.shadows,
         )
         self.facts = Facts(
             renderer=self._env.renderer_name,
@@ -166,14 +179,16 @@ class Generator:
         """
         wanted = wanted_skills(self.config, start)
         # A drawer is rare, and only it can be opened or closed.
-        things = ("drawer",) if wanted[0] in ("open", "close") else ()
+        things = ("drawer",) if {"open", "close"} & set(wanted) else ()
         tries: list[Try] = []
         for scene in range(_MAX_SCENES):
             rng = np.random.default_rng((self.config.seed, start, scene))
             self._env.reset(seed=int(rng.integers(2**31)), options={"things": things})
             tasks = feasible(self._env.scene_state())
             offered = [task for task in tasks if task.skill in self.config.skills]
-            if any(task.skill == wanted[0] for task in offered):
+            # All that is wanted, or after a while the first of it.
+            needed = set(wanted if scene < _PICKY_SCENES else wanted[:1])
+            if needed <= {task.skill for task in offered}:
                 episodes = self._alternatives(start, wanted, offered, rng, tries)
                 if len(episodes) == len(wanted):
                     return Made(tuple(episodes), tuple(tries))
@@ -210,7 +225,6 @@ class Generator:
                 task = tasks[index]
                 modes = _failures(task, offered) if fails else ()
                 failure = modes[rng.integers(len(modes))] if modes else None
-                self._env.restore_state(saved)
                 played = self._play(task, failure, rng)
                 tries.append(Try(task.skill, failure is not None, played is not None))
                 if played is not None:
@@ -264,16 +278,17 @@ class Generator:
         wordings = paraphrases(task, played.before)
         others = rng.permutation(len(wordings) - 1)[: _NUM_WORDINGS - 1] + 1
         goal = goal_of(task)
+
+        def said(drawn: Sequence[Caption]) -> list[dict[str, Any]]:
+            return [caption.to_json() for caption in drawn]
+
         info = {
             "task": task.to_json(),
             "goal": {"text": describe_goal(goal), "goal": goal.to_json()},
             "failure": failure,
             "captions": {
-                "start": [c.to_json() for c in captions(played.before, rng, _NUM_CAPTIONS)],
-                "end": [
-                    c.to_json()
-                    for c in captions(played.after, rng, _NUM_CAPTIONS, before=played.before)
-                ],
+                "start": said(captions(played.before, rng, _NUM_CAPTIONS, about=goal)),
+                "end": said(captions(played.after, rng, _NUM_CAPTIONS, played.before, goal)),
             },
             "states": {"start": played.before.to_json(), "end": played.after.to_json()},
             "renderer": self.facts.renderer,

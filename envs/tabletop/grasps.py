@@ -130,7 +130,7 @@ def beside(
             outline = outline @ np.array([[c, s], [-s, c]])
             distance = (near @ out).max() - (outline @ out).min() + 0.016
             place = target.position[:2] + out * distance
-            inside = in_view(*place.tolist(), 0.03) and 0.18 < place[0] < 0.43
+            inside = in_view(float(place[0]), float(place[1]), 0.03) and 0.18 < place[0] < 0.43
             radius = float(np.linalg.norm(outline, axis=1).max())
             room = min((_distance(place, other) - radius for other in others), default=0.1)
             cost = abs(turn) + (0 if inside else 10) + 60 * max(0.0, 0.022 - room)

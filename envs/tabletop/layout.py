@@ -54,13 +54,15 @@ class Placed:
 def random_layout(
     config: TabletopConfig, rng: np.random.Generator, things: Sequence[str] = ()
 ) -> tuple[Placed, ...]:
-    """Draw a scene that holds at least `things`; SimulationError where there is no room for all."""
+    """Draw a scene that holds at least `things`; SimulationError where there is no room for all.
+
+    Where things are named, a drawer must be among them to be there.
+    """
     kinds = _kinds(config)
     wanted = [_named(name) for name in dict.fromkeys(things) if name != "drawer"]
     count = int(rng.integers(config.min_things, config.max_things + 1))
-    with_drawer = "drawer" in things or bool(
-        rng.random() < config.drawer and ("drawer" in config.kinds or not config.kinds)
-    )
+    may_have = not things and ("drawer" in config.kinds or not config.kinds)
+    with_drawer = "drawer" in things or bool(may_have and rng.random() < config.drawer)
     for _ in range(_TRIES):
         # Two targets need room that a drawer takes.
         num_targets = 1 + int(count >= 4 and not with_drawer and rng.random() < 0.5)

@@ -6,39 +6,29 @@ goes on where it stopped.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import islice
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, cast
 
-import cv2
 from tqdm import tqdm
 
 from aid_robot.data import Episode
 from aid_robot.data.store import EpisodeStore
 from aid_robot.data.store.layout import get_json
 from aid_robot.data.store.objects import open_objects
-from aid_robot.envs.tabletop.generate import DataConfig, Facts, Generator, Made, Try
+from aid_robot.envs.tabletop.generate import DataConfig, Try
 from aid_robot.envs.tabletop.render import Kind
-from aid_robot.errors import ConfigError, SimulationError
-
-_T = TypeVar("_T")
+from aid_robot.envs.tabletop.workshop import Workshop, workshop_for
+from aid_robot.errors import ConfigError
 
 # Where a store says how its episodes were made.
 ATTRIBUTE = "simulation"
-# Starts that are handed out beyond those in work, so that no process waits for a slow one.
-_AHEAD = 4
 # Episodes are committed at least this often [s]; what comes later is lost when the power fails.
 _COMMIT_EVERY = 20.0
 
@@ -97,6 +87,8 @@ class Summary:
         ]
         for skill, count in self.skills.items():
             episodes = count.successes + count.failures
+            if not episodes:
+                continue
             rate = f"{count.done / count.tried:.0%} of {count.tried}" if count.tried else "-"
             lines.append(
                 f"{skill:<14}{episodes:>9}{count.successes:>9}{count.failures:>9}"
@@ -132,14 +124,14 @@ def simulate(
     if episodes < 1:
         raise ConfigError(f"{episodes} episodes are asked for; expected 1 or more")
     if workers is None:
-        workers = len(os.sched_getaffinity(0))
+        workers = num_cores()
     if workers < 0:
         raise ConfigError(f"{workers} processes are asked for; expected 0 or more")
     url = os.fspath(output)
     exists = get_json(open_objects(url), "") is not None
     if exists:
         config = _recorded_renderer(url, config)
-    with _workshop(config, workers) as workshop:
+    with workshop_for(config, workers) as workshop:
         made_as = {
             "config": config.to_json() | {"renderer": workshop.facts.renderer},
             "environment": workshop.facts.environment,
@@ -153,6 +145,13 @@ def simulate(
             if exists:
                 _check_same(store, made_as)
             return _fill(store, config, episodes, workshop, progress)
+
+
+def num_cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _fill(
@@ -260,93 +259,3 @@ class _HeldInterrupt:
             self._holding = False
         if self._pressed:
             raise KeyboardInterrupt
-
-
-class Workshop(Protocol):
-    """Who makes the episodes."""
-
-    facts: Facts
-
-    def make(self, starts: Sequence[int]) -> Iterator[Made]:
-        """Make the episodes of each start, in order."""
-
-
-class _Here:
-    """Make them in this process."""
-
-    def __init__(self, config: DataConfig) -> None:
-        self._generator = Generator(config)
-        self.facts = self._generator.facts
-
-    def make(self, starts: Sequence[int]) -> Iterator[Made]:
-        return map(self._generator.make, starts)
-
-
-class _Processes:
-    """Make them in processes of their own."""
-
-    def __init__(self, config: DataConfig, pool: ProcessPoolExecutor, workers: int) -> None:
-        self._config, self._pool, self._workers = config, pool, workers
-        # The first process to be ready says what all draw with.
-        self.facts = self._result(pool.submit(_facts, config))
-
-    def make(self, starts: Sequence[int]) -> Iterator[Made]:
-        waiting = iter(starts)
-        ahead: deque[Future[Made]] = deque()
-        while True:
-            for start in islice(waiting, self._workers * _AHEAD - len(ahead)):
-                ahead.append(self._pool.submit(_make, self._config, start))
-            if not ahead:
-                return
-            yield self._result(ahead.popleft())
-
-    def _result(self, future: Future[_T]) -> _T:
-        try:
-            return future.result()
-        except BrokenProcessPool as error:
-            raise SimulationError(
-                "a process of the simulation died, perhaps for lack of memory: what was written "
-                "is safe; run the same command again to go on, with fewer workers"
-            ) from error
-
-
-@contextmanager
-def _workshop(config: DataConfig, workers: int) -> Iterator[Workshop]:
-    if not workers:
-        yield _Here(config)
-        return
-    # Not forked: a GL context doesn't survive it.
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare
-    )
-    try:
-        yield _Processes(config, pool, workers)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare() -> None:
-    """Leave Ctrl-C to the parent, and end when it does, even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-@lru_cache(maxsize=1)
-def _generator(config: DataConfig) -> Generator:
-    return Generator(config)
-
-
-def _facts(config: DataConfig) -> Facts:
-    return _generator(config).facts
-
-
-def _make(config: DataConfig, start: int) -> Made:
-    return _generator(config).make(start)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aid_robot.envs.tabletop.arm import angles_of
+from aid_robot.envs.tabletop.arm import angles_of, rotation_of
 from aid_robot.envs.tabletop.feasible import feasible, obstacle
 from aid_robot.envs.tabletop.goals import succeeded
 from aid_robot.envs.tabletop.grasps import (
@@ -34,7 +34,9 @@ from aid_robot.envs.tabletop.tasks import DIRECTION_VECTORS, FAILURES_OF, Failur
 from aid_robot.envs.tabletop.world import HIGH, LOW, MAX_MOVE, World
 from aid_robot.errors import SimulationError
 
-_UP, _FORWARD = np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
+_STILL, _UP, _FORWARD = np.zeros(3), np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
+# Skills that begin with their object in hand.
+_CARRYING = ("put", "stack", "move_next_to", "lift")
 Action = NDArray[np.float32]
 Actions = Iterator[Action]
 
@@ -144,7 +146,8 @@ class _Expert:
 
     def do(self, task: Task) -> Actions:
         scene = self.world.scene_state()
-        if scene.held is not None and scene.held != task.object:
+        keeps = scene.held == task.object and task.skill in _CARRYING
+        if scene.held is not None and task.skill != "idle" and not keeps:
             yield from self._let_go()
         match task.skill:
             case "put" | "stack" | "move_next_to":
@@ -167,25 +170,32 @@ class _Expert:
 
     # Motions
 
-    def _action(self, move: Vector | None = None, turn: float = 0.0) -> Action:
-        x, y, z = (0.0, 0.0, 0.0) if move is None else move
-        return np.array([x, y, z, 0, 0, turn, self.opening], np.float32)
+    def _action(self, move: Vector = _STILL, turn: Vector = _STILL) -> Action:
+        return np.array([*move, *turn, self.opening], np.float32)
 
     def _move(self, position: Vector, yaw: float | None = None, speed: float = _MOVE) -> Actions:
-        """Go straight to a place of the fingertips."""
+        """Go straight to a place of the fingertips, pointing down."""
         position = np.clip(position, LOW, HIGH)
+        yaw = self._yaw() if yaw is None else yaw
         for _ in range(_MAX_STEPS):
             at, rotation, _ = self.world.target
             way = position - at
-            turn = 0.0 if yaw is None else nearest(yaw - angles_of(rotation)[2])
-            distance = float(np.linalg.norm(way))
-            if distance < 1e-3 and abs(turn) < 1e-2:
+            turn = angles_of(rotation_of(np.array([0.0, 0.0, yaw])) @ rotation.T)
+            distance, angle = float(np.linalg.norm(way)), float(np.abs(turn).max())
+            if distance < 1e-3 and angle < 1e-2:
                 return
-            # Position and yaw arrive together, in as many equal steps as the slower one needs.
-            steps = max(1, math.ceil(distance / speed - 1e-6), math.ceil(abs(turn) / _TURN - 1e-6))
+            # Both arrive together, in as many equal steps as the slower one needs.
+            steps = max(1, math.ceil(distance / speed - 1e-6), math.ceil(angle / _TURN - 1e-6))
             yield self._action(way / steps, turn / steps)
-            if np.linalg.norm(self.world.target[0] - at) < 1e-4 and distance > 1e-3 and turn == 0:
+            if np.array_equal(self.world.target[0], at) and distance > 1e-3:
                 return  # out of reach: as far as it goes
+
+    def _approach(self, position: Vector, yaw: float) -> Actions:
+        """Go to a place above a thing, first up where the way there might sweep things away."""
+        rise = position[2] - self.world.target[0][2]
+        if rise > 0.01:
+            yield from self._rise(rise)
+        yield from self._move(position, yaw)
 
     def _grip(self, opening: float, steps: int) -> Actions:
         self.opening = opening
@@ -222,9 +232,7 @@ class _Expert:
             room = ROOM if attempt == 0 else 0.02
             above = point + (_ABOVE + max(0.0, thing.top - point[2])) * _UP
             self.opening = min(1.0, (width / 2 + room) / FINGER_TRAVEL)
-            if self.world.target[0][2] < above[2] - 0.01:
-                yield from self._rise(above[2] - self.world.target[0][2])
-            yield from self._move(above, yaw)
+            yield from self._approach(above, yaw)
             yield from self._move(point, yaw)
             yield from self._grip(0.0, 2)
             if missed:
@@ -309,7 +317,7 @@ class _Expert:
         yaw = min((yaw, nearest(yaw + math.pi)), key=abs)
         # Round things would wedge themselves between open fingers.
         self.opening = min(0.5 * width, 0.018) / FINGER_TRAVEL if thing.kind in LONG else 0.0
-        yield from self._move(start + (thing.top + 0.03) * _UP, yaw)
+        yield from self._approach(start + (thing.top + 0.03) * _UP, yaw)
         yield from self._move(start)
         yield from self._move(end, speed=_SLOW)
         yield from self._move(end - 0.02 * axis)
@@ -328,14 +336,13 @@ class _Expert:
         if self.failure == "missed_grasp":
             behind = behind - 0.045 * _FORWARD
         self.opening = 0.0
-        yield from self._move(behind + 0.05 * _UP, 0.0)
+        yield from self._approach(behind + 0.05 * _UP, 0.0)
         yield from self._move(behind)
         opened = float(self.world.scene_state()[name].open or 0) * DRAWER.travel
         left = DRAWER.travel - opened
-        yield from self._move(
-            behind - (left + DRAWER.handle_gap / 2 - _FINGER + 0.006, 0, 0), speed=0.036
-        )
-        yield from self._move(self.world.target[0] + (DRAWER.handle_gap / 2 - _FINGER) * _FORWARD)
+        slack = DRAWER.handle_gap / 2 - _FINGER
+        yield from self._move(behind - (left + slack + 0.006) * _FORWARD, speed=_SLOW)
+        yield from self._move(self.world.target[0] + slack * _FORWARD)
         yield from self._rise(0.07)
 
     def _shut(self, name: str) -> Actions:
@@ -347,7 +354,7 @@ class _Expert:
             before = before + 0.035 * _UP
             left *= 0.7
         self.opening = 0.0
-        yield from self._move(before + 0.05 * _UP, 0.0)
+        yield from self._approach(before + 0.05 * _UP, 0.0)
         yield from self._move(before)
         yield from self._move(before + (left + 0.024) * _FORWARD, speed=_SLOW)
         yield self._action()

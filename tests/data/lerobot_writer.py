@@ -182,8 +182,9 @@ def write_v3(
 
 
 def write_episodes(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the episodes' table of version 3."""
-    pq.write_table(pa.Table.from_pylist(rows), folder / "meta/episodes/chunk-000/file-000.parquet")
+    """Write the episodes' table of version 3, a few rows a group as LeRobot does."""
+    file = folder / "meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
 
 
 def read_episodes(folder: Path) -> list[dict[str, Any]]:

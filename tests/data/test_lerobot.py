@@ -18,6 +18,7 @@ from tests.data.lerobot_writer import (
     Tiny,
     change_feature,
     change_info,
+    png,
     read_episodes,
     write_episodes,
     write_v2,
@@ -198,6 +199,23 @@ def test_images_may_lie_in_files(tmp_path: Path) -> None:
     (folder / "3.png").unlink()
     with pytest.raises(DataFormatError, match=r"frame 3 of .* is in 3\.png, which is not there"):
         open_recording(folder)[0]
+
+
+@pytest.mark.parametrize("group", [2, 24])
+def test_large_images_are_read(tmp_path: Path, group: int) -> None:
+    """Parquet writers look for repeated values in the first MiB only, and then change the way."""
+    folder = write_v3(tmp_path, IMAGES)
+    file = folder / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    column = table.column_names.index("observation.images.image_0")
+    noise = np.random.default_rng(0).integers(0, 256, (24, 200, 300, 3), dtype=np.uint8)
+    images = [{"bytes": png(frame), "path": None} for frame in noise]
+    values = pa.array(images, table.schema.field(column).type)
+    table = table.set_column(column, table.column_names[column], values)
+    pq.write_table(table, file, row_group_size=group)
+    assert file.stat().st_size > 2**22
+    for number, start, stop in TINY.starts():
+        assert np.array_equal(open_recording(folder)[number].frames, noise[start:stop])
 
 
 def test_rounding_of_times_is_borne_and_more_is_not(tmp_path: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -21,79 +19,8 @@ from hypothesis import strategies as st
 from aid_robot.data import ArrayFrames, Episode, open_recording
 from aid_robot.data.container import read_index
 from aid_robot.data.writers import lerobot_files, write_lerobot
-from aid_robot.data.writers.folder import safe_name
-from aid_robot.data.writers.stats import PixelStats, merge, row_stats
-from aid_robot.errors import ConfigError, DataFormatError, FrameRateError, StoreFullError
+from tests.data.mixed_episodes import LENGTHS, assert_same, episode, mixed_episodes, numbers
 from tests.data.numbered_frames import number_of, numbered_frames
-
-LENGTHS = (7, 12, 5, 1, 9, 30, 3)
-
-
-def episode(number: int, start: int, length: int, **fields: Any) -> Episode:
-    """An episode whose frames show the numbers from `start` on; in `wrist` 255 - number."""
-    frames = numbered_frames(start + length)[start:]
-    rng = np.random.default_rng(number)
-    content: dict[str, Any] = {
-        "id": f"train/ä {number}",
-        "videos": {"image_0": ArrayFrames(frames), "wrist": ArrayFrames(255 - frames)},
-        "actions": rng.random((length, 7)).astype(np.float32),
-        "state": rng.random((length, 7)).astype(np.float32),
-        "instruction": "open the drawer",
-        "instructions": ("open the drawer", "pull the drawer open"),
-        "outcome": "success",
-        "fps": 5.0,
-        "source": "somewhere",
-    }
-    return Episode(**content | fields)
-
-
-def mixed_episodes() -> list[Episode]:
-    """Episodes that lack what others have, and have what others lack."""
-    starts = np.cumsum((0, *LENGTHS))
-    episodes = []
-    for number, length in enumerate(LENGTHS):
-        rng = np.random.default_rng(10 + number)
-        arrays: dict[str, np.ndarray] = {}
-        if number != 1:
-            arrays["touch"] = rng.random((length, 2, 3)).astype(np.float32)
-        if number >= 3:
-            arrays["done"] = np.arange(length) == length - 1
-            arrays["depth"] = rng.random((length, 3, 4, 2))
-            arrays["counter"] = np.arange(length)[:, None]
-            arrays["index"] = np.arange(length, dtype=np.uint8)
-        made = episode(number, starts[number], length, arrays=arrays)
-        if number < 2 or number == 4:
-            made = replace(made, videos={"image_0": made.frames})
-        if number == 5:
-            made = replace(made, actions=None, instruction=None, instructions=())
-        if number == 0:
-            facts = {"failure": {"at": 3, "why": ["slipped", None]}}
-            made = replace(made, state=None, info=facts, scene="kitchen", notes=("a note",))
-        if number == 6:
-            made = replace(made, fps=None, outcome=None)
-        episodes.append(made)
-    return episodes
-
-
-def assert_same(read: Episode, written: Episode) -> None:
-    for field in fields(Episode):
-        got, expected = getattr(read, field.name), getattr(written, field.name)
-        if field.name == "videos":
-            assert list(got) == list(expected)
-        elif field.name in ("actions", "state"):
-            assert (got is None) == (expected is None)
-            assert expected is None or np.array_equal(got, expected)
-        elif field.name == "arrays":
-            assert list(got) == list(expected)
-            for name, rows in expected.items():
-                assert (got[name].dtype, got[name].shape) == (rows.dtype, rows.shape)
-                assert np.array_equal(got[name], rows)
-        else:
-            assert got == expected, field.name
-
-
-def numbers(frames: Any) -> list[int]:
-    return [number_of(frame) for frame in frames]
 
 
 def assert_whole(folder: Path, episodes: list[Episode]) -> None:
@@ -234,60 +161,6 @@ def test_lacking_cameras_are_black_for_lerobot(tmp_path: Path) -> None:
         assert entry[f"stats/{key}/count"] == [0 if is_black else entry["length"]]
 
 
-def test_statistics_are_those_of_numpy(tmp_path: Path) -> None:
-    episodes = [episode(0, 0, 7), episode(1, 7, 120)]
-    folder = write_lerobot(episodes, tmp_path / "set", progress=False)
-    stats = json.loads((folder / "meta/stats.json").read_text())
-    actions = np.concatenate([e.actions for e in episodes if e.actions is not None])
-    for name, expected in (
-        ("min", actions.min(axis=0)),
-        ("max", actions.max(axis=0)),
-        ("mean", actions.mean(axis=0)),
-        ("std", actions.std(axis=0)),
-        ("count", [127]),
-    ):
-        assert stats["action"][name] == pytest.approx(np.asarray(expected), abs=1e-6)
-    own = [np.quantile(e.actions, 0.9, axis=0) for e in episodes if e.actions is not None]
-    assert stats["action"]["q90"] == pytest.approx((own[0] * 7 + own[1] * 120) / 127)
-    # Of 120 frames LeRobot looks at 100.
-    sampled = np.round(np.linspace(0, 119, 100)).astype(int)
-    frames = np.concatenate([episodes[0].frames[:], episodes[1].frames[sampled]]) / 255
-    image = stats["observation.images.image_0"]
-    assert image["count"] == [107]
-    assert np.shape(image["std"]) == (3, 1, 1)
-    assert np.ravel(image["mean"]) == pytest.approx(frames.mean(axis=(0, 1, 2)))
-    assert np.ravel(image["std"]) == pytest.approx(frames.std(axis=(0, 1, 2)))
-    assert set(stats) == set(json.loads((folder / "meta/info.json").read_text())["features"])
-
-
-def test_pixel_statistics_thin_out_large_images() -> None:
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 200, (3, 480, 640, 3), dtype=np.uint8)
-    stats = PixelStats(3)
-    for number, frame in enumerate(frames):
-        stats.add(number, frame)
-    seen = frames[:, ::4, ::4].reshape(-1, 3) / 255
-    result = stats.result()
-    assert result["std"].ravel() == pytest.approx(seen.std(axis=0))
-    assert result["max"].ravel() == pytest.approx(seen.max(axis=0))
-    for name, part in (("q01", 0.01), ("q50", 0.5), ("q99", 0.99)):
-        assert result[name].ravel() == pytest.approx(np.quantile(seen, part, axis=0), abs=1 / 255)
-
-
-@given(data=st.data(), width=st.integers(1, 3))
-def test_merged_statistics_are_those_of_all(data: st.DataObject, width: int) -> None:
-    counts = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
-    rng = np.random.default_rng(0)
-    parts = [rng.normal(size=(count, width)) for count in counts]
-    merged = None
-    for part in parts:
-        merged = merge(merged, row_stats(part))
-    together = row_stats(np.concatenate(parts))
-    assert merged is not None
-    for name in ("min", "max", "mean", "std", "count"):
-        assert merged[name] == pytest.approx(together[name])
-
-
 def test_another_robots_actions_keep_their_name(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).random((7, 6)).astype(np.float32)
     made = episode(0, 0, 7, actions=None, arrays={"action": rows})
@@ -363,77 +236,6 @@ def test_any_names_and_facts_come_back(
     assert_same(replace(read, **bare), replace(made, **bare))
     assert list(read.arrays) == list(made.arrays)
     assert list(read.videos) == cameras
-
-
-@given(names=st.lists(st.text(max_size=150), max_size=6, unique=True))
-def test_names_of_files_are_plain_and_differ(names: list[str]) -> None:
-    taken: list[str] = []
-    for name in names:
-        taken.append(safe_name(name, taken))
-    assert len(set(taken)) == len(names)
-    assert all(name == Path(name).name and len(name) < 120 and name[0] != "." for name in taken)
-
-
-def refusals() -> Iterator[tuple[list[Episode], dict[str, Any], type[Exception], str]]:
-    one = episode(0, 0, 3)
-    other = replace(one, id="other")
-    small = ArrayFrames(np.zeros((3, 24, 32, 3), np.uint8))
-    yield [], {}, DataFormatError, "no episodes"
-    yield [one, one], {}, DataFormatError, "an id that no other episode has"
-    yield [replace(one, fps=None)], {}, FrameRateError, "say so by fps="
-    yield [one, replace(other, fps=10.0)], {}, FrameRateError, "at 10 frames a second, not at 5"
-    yield [one], {"fps": 30}, FrameRateError, "at 5 frames a second, not at 30"
-    yield [one], {"fps": 0}, FrameRateError, "fps is 0"
-    yield [one], {"codec": "vp9"}, ConfigError, "no codec 'vp9'"
-    yield [one], {"crf": 52}, ConfigError, "0 .best. to 51"
-    sized = replace(other, videos={"image_0": small})
-    yield [one, sized], {}, DataFormatError, "32x24 from camera image_0, others have 64x48"
-    for rows, message in (
-        (np.array(["a"] * 3), "LeRobot holds numbers"),
-        (np.zeros((3, 0)), "LeRobot holds numbers"),
-        (np.zeros((3, 1, 1, 1, 1, 1, 1)), "up to 5 axes"),
-    ):
-        yield [replace(one, arrays={"x": rows})], {}, DataFormatError, message
-    first, second = (replace(e, arrays={"x": np.zeros((3, n))}) for e, n in ((one, 2), (other, 3)))
-    yield [first, second], {}, DataFormatError, r"'x' of shape \(3,\)"
-    yield [replace(one, info={"x": {1, 2}})], {}, DataFormatError, "can't be written as JSON"
-    yield [replace(one, info={"x": float("nan")})], {}, DataFormatError, "can't be written as JSON"
-
-
-@pytest.mark.parametrize(("episodes", "options", "error", "message"), list(refusals()))
-def test_what_lerobot_cannot_hold_is_refused(
-    tmp_path: Path, episodes: list[Episode], options: Any, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        write_lerobot(episodes, tmp_path / "set", progress=False, **options)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_folders_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
-    def broken() -> Iterator[Episode]:
-        yield episode(0, 0, 3)
-        raise DataFormatError("the second is damaged")
-
-    with pytest.raises(DataFormatError, match="the second is damaged"):
-        write_lerobot(broken(), tmp_path / "set", progress=False)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "set").mkdir()
-    write_lerobot([episode(0, 0, 3)], tmp_path / "set", progress=False)
-    with pytest.raises(DataFormatError, match="is there already"):
-        write_lerobot([episode(0, 0, 3)], tmp_path / "set", progress=False)
-    with pytest.raises(DataFormatError, match="there is no folder"):
-        write_lerobot([episode(0, 0, 3)], tmp_path / "none" / "set", progress=False)
-    assert len(open_recording(tmp_path / "set")) == 1
-
-
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
-    def full() -> Iterator[Episode]:
-        yield episode(0, 0, 3)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(StoreFullError, match="nothing was written"):
-        write_lerobot(full(), tmp_path / "set", progress=False)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_lerobot_itself_reads_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

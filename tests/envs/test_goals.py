@@ -220,6 +220,22 @@ def test_captions_of_a_kind_are_as_often_true_as_false() -> None:
         assert counts[predicate, True] == counts[predicate, False] > 50
 
 
+def test_captions_begin_with_what_they_are_about() -> None:
+    rng = np.random.default_rng(0)
+    before = kitchen()
+    after = moved(before, "carrot", 0.3, 0.15, 0.01)
+    right, wrong = captions(after, rng, before=before, about=Goal("on", ("carrot", "green plate")))[
+        :2
+    ]
+    assert (right.goal, right.true) == (Goal("on", ("carrot", "green plate")), True)
+    assert (wrong.goal.predicate, wrong.true) == ("on", False)
+    right, wrong = captions(before, rng, about=Goal("open", ("drawer",)))[:2]
+    assert (right.goal.predicate, wrong.goal.predicate) == ("closed", "open")
+    # Nothing is on anything: there is no true counterpart.
+    drawn = captions(before, rng, about=Goal("on", ("carrot", "green plate")))
+    assert "on" not in {caption.goal.predicate for caption in drawn}
+
+
 def test_a_small_scene_has_fewer_captions() -> None:
     state = scene(thing("can", 0.3, 0.0))
     drawn = captions(state, np.random.default_rng(0))

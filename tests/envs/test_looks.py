@@ -102,8 +102,8 @@ def test_what_does_not_fit_a_model_is_told() -> None:
     with pytest.raises(SimulationError, match=r"takes uint8 of shape \(64, 64, 3\), got uint8 of"):
         looks.set_texture(model, "t", pixels[:32])
     with pytest.raises(SimulationError, match="got float64"):
-        looks.set_texture(model, "t", pixels.astype(np.float64))  # type: ignore[arg-type]
+        looks.set_texture(model, "t", pixels.astype(np.float64))
     with pytest.raises(SimulationError, match="no light named 'moon'"):
         looks.set_light(model, "moon", looks.DEFAULT_LIGHT)
     with pytest.raises(SimulationError, match="no table looks like 'glass'; expected one of wood"):
-        looks.table_texture(np.random.default_rng(0), 32, "glass")
+        looks.table_texture(np.random.default_rng(0), 32, "glass")  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ pytest.importorskip("mujoco")
 
 from aid_robot.cli import main
 from aid_robot.data.store import EpisodeStore
+from aid_robot.envs.tabletop import generate
 from aid_robot.envs.tabletop.captions import parse_goal
 from aid_robot.envs.tabletop.generate import DataConfig, wanted_skills
 from aid_robot.envs.tabletop.goals import Goal, goal_of, holds, is_refuted, succeeded
@@ -101,6 +102,7 @@ def test_outcomes_are_true(store: EpisodeStore) -> None:
 
 
 def test_captions_are_true_of_their_frame(store: EpisodeStore) -> None:
+    led = 0
     for episode in store:
         before, after = states(episode.info)
         for moment, state in (("start", before), ("end", after)):
@@ -114,6 +116,9 @@ def test_captions_are_true_of_their_frame(store: EpisodeStore) -> None:
                 assert judge(goal, state, before), caption
         goal = parse_goal(episode.info["goal"]["text"], before)
         assert goal == goal_of(Task.from_json(episode.info["task"]))
+        led += episode.info["captions"]["end"][0]["goal"] == goal.to_json()
+    # A goal that no other thing has a counterpart to is left out.
+    assert led > 2
 
 
 def test_alternatives_share_their_start(store: EpisodeStore) -> None:
@@ -192,7 +197,8 @@ def test_settings_that_make_no_sense(fields: dict[str, Any], said: str) -> None:
         DataConfig(**fields)
 
 
-def test_what_can_not_be_shown_is_said(tmp_path: Path) -> None:
+def test_what_can_not_be_shown_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "_MAX_SCENES", 3)
     config = replace(CONFIG, skills=("idle",), alternatives=2)
     with pytest.raises(SimulationError, match="none shows idle from one start"):
         simulate(tmp_path / "store", config, 1, workers=0, progress=False)
@@ -249,10 +255,10 @@ def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
     code = (
         "import os, multiprocessing, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from aid_robot.envs.tabletop.simulate import _prepare\n"
+        "from aid_robot.envs.tabletop.workshop import _prepare as prepare\n"
         "if __name__ == '__main__':\n"
         "    context = multiprocessing.get_context('spawn')\n"
-        "    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare)\n"
+        "    pool = ProcessPoolExecutor(1, context, prepare, (context.Event(),))\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    time.sleep(60)\n"
     )

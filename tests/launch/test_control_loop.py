@@ -60,6 +60,19 @@ def test_recording_plays_to_its_end(tiny_model_dir: Path, tmp_path: Path) -> Non
     assert len(VideoFrames(tmp_path / "out" / "loop.mp4")) == 12
 
 
+def test_simulated_arm_does_as_told(tiny_model_dir: Path, tmp_path: Path) -> None:
+    process = start(
+        *(tmp_path, "--env", "aid_robot/Tabletop-v0", "--instruction", "open the drawer"),
+        *("--model", tiny_model_dir, "--steps", 1, "--hz", 10),
+    )
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "open the drawer" in output
+    assert "the task is done" in output
+    assert "0 failed" in output
+    assert (tmp_path / "loop" / "step_00000.png").exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is a signal")
 def test_interrupted_live_loop_still_saves(tiny_model_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "my_robot.py").write_text(ROBOT)

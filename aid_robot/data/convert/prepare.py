@@ -183,14 +183,14 @@ def select(episode: Episode, settings: Settings) -> Episode:
 
 def _prepare(frames: FrameSequence, settings: Settings, name: str) -> tuple[PreparedFrames, int]:
     """Encode a camera's frames; return them and the count of their bytes."""
+    if not len(frames):
+        raise DataFormatError(f"{name} has no frames; expected at least one: remove the episode")
     size = settings.size or frames.size
     blob = _Blob(settings.spool)
     lengths = []
     for image in _images(frames, settings, size, name):
         blob.write(image)
         lengths.append(len(image))
-    if not lengths:
-        raise DataFormatError(f"{name} has no frames; expected at least one: remove the episode")
     ends = np.cumsum(lengths, dtype=np.int64)
     return PreparedFrames(blob.finish(), ends, size, name), int(ends[-1])
 

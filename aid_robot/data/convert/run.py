@@ -81,7 +81,8 @@ def ingest(
         trim_static: Cut off what comes before the robot first moves.
         codec: By default the store's; in a new one "jpeg".
         quality: Of JPEG, 1 to 100; by default the store's, in a new one 95.
-        workers: Processes, by default one a core; 0 reads in this process.
+        workers: Processes, by default one a core; 0 reads in this process. They are spawned, so a
+            script calls this below `if __name__ == "__main__":`.
         ray: Address of a Ray cluster that reads in their place.
         limit: Only the first so many episodes of each source.
         retry: Try again what is in quarantine.

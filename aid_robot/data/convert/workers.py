@@ -31,6 +31,8 @@ from aid_robot.errors import ConfigError, DataFormatError
 from aid_robot.extras import require
 
 Result = PreparedEpisode | Failure
+# Times that a process is started which ends before it can be asked anything.
+_STARTS = 2
 
 
 class Workers(Protocol):
@@ -110,20 +112,38 @@ class Processes(_Threaded):
         process = self._idle.get()
         try:
             if process is None:
-                process = _Process(self._settings)
-                self._alive.add(process)
-            if self._closed:
-                process.kill()
+                process = self._start()
             return process.ask(source, index)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError):
             if process is None:
-                return Failure("WorkerDied", f"no process could be started ({error})")
+                raise
             self._alive.discard(process)
-            message = process.last_words()
+            ending = process.last_words()
             process = None
-            return Failure("WorkerDied", message)
+            return Failure(
+                "WorkerDied",
+                f"the process that read it {ending}: try it again with --retry --workers 1",
+            )
         finally:
             self._idle.put(process)
+
+    def _start(self) -> _Process:
+        for _ in range(_STARTS):
+            process = _Process(self._settings)
+            self._alive.add(process)
+            if self._closed:
+                process.kill()
+            try:
+                process.wait()
+            except (EOFError, OSError):
+                self._alive.discard(process)
+                ending = process.last_words()
+            else:
+                return process
+        raise ConfigError(
+            f"a process that is to read episodes {ending} as it started: in a script, call ingest "
+            "below `if __name__ == '__main__':`, or read in one process by workers=0"
+        )
 
 
 class _Process:
@@ -135,11 +155,15 @@ class _Process:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, settings), daemon=True)
         self._process.start()
-        # From here on the pipe ends with the process.
+        # From here on the pipe ends with the process, and EOFError or OSError tell that it did.
         theirs.close()
 
+    def wait(self) -> None:
+        """Wait until it is there to be asked."""
+        self._pipe.recv()
+
     def ask(self, source: Source, index: int) -> Result:
-        """Have an episode prepared; raises EOFError or OSError where the process dies of it."""
+        """Have an episode prepared."""
         self._pipe.send((source, index))
         result: Result = self._pipe.recv()
         return result
@@ -148,17 +172,15 @@ class _Process:
         self._process.kill()
 
     def last_words(self) -> str:
-        """Say how the process ended."""
+        """Say how it ended."""
         self._pipe.close()
         self._process.join()
         code = self._process.exitcode or 0
         if code == -signal.SIGKILL:
-            how = "was killed (SIGKILL), as the system does where memory runs out"
-        elif code < 0:
-            how = f"crashed ({signal.Signals(-code).name})"
-        else:
-            how = f"ended with exit status {code}"
-        return f"the process that read it {how}: try it again with --retry --workers 1"
+            return "was killed (SIGKILL), as the system does where memory runs out"
+        if code < 0:
+            return f"crashed ({signal.Signals(-code).name})"
+        return f"ended with exit status {code}"
 
 
 class RayTasks(_Threaded):
@@ -227,6 +249,7 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     cv2.setNumThreads(1)
     # It is closed when the process that asks ends, in whatever way.
     with suppress(EOFError, OSError):
+        pipe.send("ready")
         while True:
             source, index = pipe.recv()
             pipe.send(attempt(source, index, settings))

@@ -29,7 +29,8 @@ _FREE_BYTES, _BYTES_A_BYTE = 512 * 2**20, 64
 class ParquetTable:
     """A parquet file whose declared sizes fit its own.
 
-    Texts and bytes are read as dictionaries, in which a value that is repeated takes memory once.
+    Texts are read as dictionaries, in which one that is repeated takes memory once. Arrow can't do
+    so for those in lists and structs; there it stops at 2 GiB.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,10 +49,9 @@ class ParquetTable:
                     f"{path} has {size} bytes, and row group {number} would unpack to {unpacked} "
                     f"or more; expected at most {limit}: it is damaged, or made to fill the memory"
                 )
-        metadata = _sound(path, lambda: pq.read_metadata(path))
-        leaves = [metadata.schema.column(place) for place in range(metadata.num_columns)]
-        binary = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-        self._file = _sound(path, lambda: pq.ParquetFile(path, read_dictionary=binary))
+        schema = _sound(path, lambda: pq.read_schema(path))
+        texts = [field.name for field in schema if is_text(field.type)]
+        self._file = _sound(path, lambda: pq.ParquetFile(path, read_dictionary=texts))
         self.schema: pa.Schema = self._file.schema_arrow
         names = self.schema.names
         if len(set(names)) < len(names):
@@ -169,19 +169,21 @@ def to_whole(column: pa.ChunkedArray, where: str) -> npt.NDArray[np.integer[Any]
 
 def to_texts(column: pa.ChunkedArray, where: str) -> list[str]:
     """Turn a column of texts into a list, blank where there is none."""
+    if not is_text(column.type):
+        raise DataFormatError(f"{where} holds {column.type}; expected texts")
     texts: list[str] = []
-    for chunk in column.chunks:
-        if not pa.types.is_dictionary(chunk.type) or not is_text(chunk.type):
-            raise DataFormatError(f"{where} holds {column.type}; expected texts")
-        try:
-            words = chunk.dictionary.to_pylist()
-        except UnicodeDecodeError as error:
-            raise DataFormatError(
-                f"{where} holds a text that is not UTF-8 ({error}): copy it again from its source"
-            ) from error
-        texts += [
-            words[place] or "" if place is not None else "" for place in chunk.indices.to_pylist()
-        ]
+    try:
+        for chunk in column.chunks:
+            if pa.types.is_dictionary(chunk.type):
+                words = chunk.dictionary.to_pylist()
+                places = chunk.indices.to_pylist()
+                texts += [words[place] or "" if place is not None else "" for place in places]
+            else:
+                texts += [text or "" for text in chunk.to_pylist()]
+    except UnicodeDecodeError as error:
+        raise DataFormatError(
+            f"{where} holds a text that is not UTF-8 ({error}): copy it again from its source"
+        ) from error
     return texts
 
 

@@ -146,6 +146,8 @@ class ColumnWriter:
         # Rows that count; rows that the array's metadata say there are. Never fewer than are
         # stored, so that a difference tells the next writer of remains.
         self.limit, self.declared = limit, declared
+        # Whether the metadata may say another length, since an interrupt came while they changed.
+        self._unsure = False
         self._open: _OpenShard | None = None
         self._chunk: int | None = None
         self._rows: Array = np.empty(0, layout.dtype)
@@ -176,7 +178,7 @@ class ColumnWriter:
                 self._open = None
             else:
                 self._cut(self._open)
-        if self.declared > limit:
+        if self.declared > limit or self._unsure:
             self.reclaim()
 
     def flush(self, ahead: int = 0) -> None:
@@ -187,7 +189,7 @@ class ColumnWriter:
             return
         shard_rows = self.layout.shard_rows
         end = min(self.limit, (shard.number + 1) * shard_rows)
-        if end > self.declared:
+        if end > self.declared or self._unsure:
             self.declare(end + ahead * shard_rows)
         key = self._object_key(shard.number)
         if shard.slots:
@@ -198,9 +200,11 @@ class ColumnWriter:
 
     def declare(self, rows: int) -> None:
         """Set the length that the array's metadata say."""
-        if rows != self.declared:
+        if rows != self.declared or self._unsure:
+            self._unsure = True
             put_json(self._objects, self.key, self.layout.to_json(rows))
             self.declared = rows
+            self._unsure = False
 
     def reclaim(self) -> None:
         """Remove what is stored of rows from `limit` on."""

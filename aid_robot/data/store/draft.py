@@ -22,7 +22,9 @@ class Draft:
     """An episode that is being written."""
 
     def __init__(self, writer: Writer, start: int, known: tuple[str, ...]) -> None:
-        self._writer, self._start, self._known = writer, start, known
+        # Row of the first frame in the store's arrays.
+        self.start = start
+        self._writer, self._known = writer, known
         self._touched: dict[str, ColumnWriter] = {}
 
     def add_video(self, key: str, frames: FrameSequence) -> None:
@@ -39,12 +41,12 @@ class Draft:
             self._copy(column, stored, frames.start, len(frames))
             return
         for place in range(len(frames)):
-            self._put_frame(column, self._start + place, frames.encoded(place), frames, place)
+            self._put_frame(column, self.start + place, frames.encoded(place), frames, place)
 
     def add_frame(self, key: str, place: int, frame: FrameSequence) -> None:
         """Write the only frame of `frame` as the episode's frame number `place`."""
         column = self._camera(key, frame.size)
-        self._put_frame(column, self._start + place, frame.encoded(0), frame, 0)
+        self._put_frame(column, self.start + place, frame.encoded(0), frame, 0)
 
     def add_rows(self, key: str, rows: Array, place: int = 0) -> None:
         """Write rows (n, ...) of an array, from the episode's frame number `place` on."""
@@ -55,22 +57,13 @@ class Draft:
             )
         column = self._column(key, ArrayLayout.of_rows(rows))
         self._writer.count(rows.nbytes)
-        self._writer.guarded(lambda: column.put_rows(self._start + place, rows))
+        self._writer.guarded(lambda: column.put_rows(self.start + place, rows))
 
-    def finish(self, name: str, text: str, length: int) -> None:
-        """Let the episode of this id wait for the commit."""
-        if self._writer.close_draft(self):
-            self._writer.enqueue(name, text, self._start + length)
-
-    def abandon(self) -> None:
-        """Take back all that was written."""
-        if self._writer.close_draft(self):
-            self._writer.guarded(self._take_back)
-
-    def _take_back(self) -> None:
+    def take_back(self) -> None:
+        """Remove all that was written."""
         for key, column in self._touched.items():
             if key in self._known:
-                column.take_back(self._start)
+                column.take_back(self.start)
             else:
                 self._writer.discard(key)
 
@@ -78,9 +71,8 @@ class Draft:
         return self._column(key, self._writer.frames_layout(size))
 
     def _column(self, key: str, layout: ArrayLayout) -> ColumnWriter:
-        column = self._writer.column(key, layout)
-        self._touched[key] = column
-        return column
+        self._touched[key] = self._writer.column(key, layout)
+        return self._touched[key]
 
     def _put_frame(
         self,
@@ -107,4 +99,4 @@ class Draft:
             rows = range(first + start, first + min(start + COPIED, count))
             for place, data in enumerate(source.chunks(rows)):
                 if data is not None:
-                    self._put(column, self._start + start + place, bytes(data))
+                    self._put(column, self.start + start + place, bytes(data))

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from aid_robot.data.store.codecs import JpegCodec
 from aid_robot.data.store.layout import METADATA, get_json
 from aid_robot.data.store.lock import REMOTE_KEY, lock_writer
-from aid_robot.data.store.objects import LocalObjects, Objects
-from aid_robot.errors import StoreError, StoreLockedError
+from aid_robot.data.store.objects import PARTIAL, LocalObjects, Objects
+from aid_robot.errors import StoreError, StoreFullError, StoreLockedError
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -61,17 +61,31 @@ def compact_in_place(store: EpisodeStore) -> None:
     made, previous = beside(objects.root)
     _remove(made)
     _remove(previous)
-    copy_store(store, made)
-    for path in objects.root.iterdir():
-        # What others keep in the folder.
-        if path.is_dir() and path.name not in OURS:
-            copytree(path, made / path.name, symlinks=True)
-        elif path.is_file() and path.name != METADATA:
-            copy2(path, made / path.name)
+    try:
+        copy_store(store, made)
+        _copy_others(objects.root, made)
+    except BaseException:
+        _remove(made)
+        raise
     objects.root.rename(previous)
     made.rename(objects.root)
     objects.forget_folders()
     rmtree(previous)
+
+
+def _copy_others(root: Path, made: Path) -> None:
+    """Take along what others keep in the store's folder."""
+    try:
+        for path in root.iterdir():
+            if path.is_dir() and path.name not in OURS:
+                copytree(path, made / path.name, symlinks=True)
+            elif path.is_file() and path.name != METADATA:
+                copy2(path, made / path.name)
+    except OSError as error:
+        raise StoreFullError(
+            f"{root} can't be compacted ({error}); it is as it was: make room for the copy, then "
+            "try again"
+        ) from error
 
 
 def finish_swap(objects: Objects) -> None:
@@ -104,21 +118,26 @@ def beside(root: Path) -> tuple[Path, Path]:
 def make_room(objects: Objects, overwrite: bool) -> None:
     """Remove the store that is in the place of a new one, or refuse to."""
     names = [name for name in objects.names("") if name != REMOTE_KEY]
-    if not names:
+    whole = get_json(objects, "") is not None
+    if not whole and set(names) <= {*OURS, METADATA + PARTIAL}:
+        # Nothing, or a store whose making was broken off.
+        for name in OURS:
+            objects.delete_folder(name)
         return
     if not overwrite:
         raise StoreError(
             f"'{objects.url}' is not empty; open it with mode='a' to append, or give "
             "overwrite=True to delete what is there"
         )
-    if get_json(objects, "") is None:
+    if not whole:
         raise StoreError(
             f"'{objects.url}' holds no store but {len(names)} other things, such as '{names[0]}'; "
             "expected a store to overwrite: remove it yourself, or choose another place"
         )
     if isinstance(objects, LocalObjects):
         # A new folder, so that open readers notice.
-        _, previous = beside(objects.root)
+        made, previous = beside(objects.root)
+        _remove(made)
         _remove(previous)
         objects.root.rename(previous)
         objects.forget_folders()

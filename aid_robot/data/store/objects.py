@@ -258,9 +258,6 @@ class LocalObjects(Objects):
 
         return LocalStore(self.root, read_only=True)
 
-    def __reduce__(self) -> tuple[type[LocalObjects], tuple[Path]]:
-        return type(self), (self.root,)
-
 
 class _Remote(Blob):
     """An object that is asked for range by range."""
@@ -309,7 +306,13 @@ class ZarrObjects(Objects):
         from zarr.core.buffer import default_buffer_prototype
         from zarr.core.sync import sync
 
-        found = sync(self.store.get(key, default_buffer_prototype(), byte_range))
+        try:
+            found = sync(self.store.get(key, default_buffer_prototype(), byte_range))
+        except Exception as error:
+            raise StoreError(
+                f"{self.url}: {key} can't be read ({error}); check the connection and who may "
+                "read there"
+            ) from error
         return None if found is None else found.to_bytes()
 
     def get(self, key: str) -> bytes | None:

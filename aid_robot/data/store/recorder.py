@@ -17,6 +17,7 @@ from aid_robot.errors import StoreError
 if TYPE_CHECKING:
     from aid_robot.data.store.draft import Draft
     from aid_robot.data.store.store import EpisodeStore
+    from aid_robot.data.store.writer import Writer
 
 Array = npt.NDArray[Any]
 # Of the action at the last frame, which nothing follows.
@@ -29,16 +30,19 @@ class EpisodeWriter:
     An exception in the block, or the death of the process, leaves no trace of it.
     """
 
-    def __init__(self, store: EpisodeStore, record: EpisodeRecord, draft: Draft) -> None:
-        self._store, self._record, self._draft = store, record, draft
+    def __init__(self, store: EpisodeStore, writer: Writer, record: EpisodeRecord) -> None:
+        self._store, self._writer, self._record = store, writer, record
+        self._draft: Draft | None = None
         self._length = 0
         self._rows: dict[str, Array] = {}
-        # The arrays that the first frame had, and those that the last one lacked.
+        # What the first frame had.
         self._cameras: tuple[str, ...] = ()
         self._keys: tuple[str, ...] = ()
+        # Whether the last frame lacked an action.
         self._still = False
 
     def __enter__(self) -> EpisodeWriter:
+        self._draft = self._writer.begin()
         return self
 
     def __exit__(
@@ -52,7 +56,8 @@ class EpisodeWriter:
                 self._finish()
         finally:
             # Without effect where it was finished.
-            self._draft.abandon()
+            self._writer.abandon()
+            self._draft = None
 
     def __len__(self) -> int:
         return self._length
@@ -78,6 +83,7 @@ class EpisodeWriter:
             state: (7,).
             arrays: Further rows of any shape, the same names every time.
         """
+        draft = self._open()
         given = {"action": action, "state": state, **arrays}
         rows = {key: _row(key, row) for key, row in given.items() if row is not None}
         images = {camera: _frame(camera, frame) for camera, frame in frames.items()}
@@ -86,15 +92,23 @@ class EpisodeWriter:
             raise self._wrong("the frame before this one has no action")
         place, missing = self._length, set(self._keys) - set(rows)
         for camera, image in images.items():
-            self._draft.add_frame(camera, place, image)
+            draft.add_frame(camera, place, image)
         if missing:
             self._still = True
             rows["action"] = self._rows["action"].copy()
             rows["action"][:GRIPPER] = 0
         for key, row in rows.items():
-            self._draft.add_rows(key, row[None], place)
+            draft.add_rows(key, row[None], place)
         self._rows = rows
         self._length += 1
+
+    def _open(self) -> Draft:
+        if self._draft is None or not self._writer.is_open(self._draft):
+            raise StoreError(
+                f"episode '{self._record.id}' is not being recorded (any more); expected to be "
+                "within `with store.record(...)`, and no write of it to have failed"
+            )
+        return self._draft
 
     def _check(self, cameras: tuple[str, ...], keys: tuple[str, ...]) -> None:
         if not self._length:
@@ -117,12 +131,13 @@ class EpisodeWriter:
 
     def _finish(self) -> None:
         record = self._record
+        self._open()
         if not self._length:
             raise StoreError(f"episode '{record.id}' got no frames; expected one `add` at least")
         if self._still:
             added = "the last frame has no action of its own: it got a still one"
             record = record.changed({"notes": (*record.notes, added)})
-        self._store.finish_recording(record, self._draft, self._length)
+        self._store.finish_recording(record, self._length)
 
 
 def _row(key: str, row: npt.ArrayLike) -> Array:

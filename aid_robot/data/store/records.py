@@ -22,8 +22,9 @@ KEY = "meta/episodes"
 # Episodes whose records lie in one object.
 CHUNK = 256
 OUTCOMES = ("demo", "success", "failure", None)
-# Parsed records that are kept.
+# Parsed records, and chunks of unparsed ones, that are kept.
 KEPT = 4096
+KEPT_CHUNKS = 64
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,27 @@ class StoredTexts:
         # `check` raises where the objects are no longer those of the same store.
         self._objects, self._check = objects, check
         self._chunks: dict[int, list[str]] = {}
+        self._cameras: dict[int, list[tuple[str, ...]]] = {}
 
     def __getitem__(self, episode: int) -> str:
         chunk, place = divmod(episode, CHUNK)
+        return self._read(chunk)[place]
+
+    def cameras(self, episode: int) -> tuple[str, ...]:
+        """Name an episode's cameras; empty where its record is damaged."""
+        chunk, place = divmod(episode, CHUNK)
+        cameras = self._cameras.get(chunk)
+        if cameras is None:
+            # Of the whole chunk at once: these few words stay, the texts don't.
+            cameras = self._cameras[chunk] = [_cameras_of(text) for text in self._read(chunk)]
+        return cameras[place]
+
+    def forget(self, episode: int) -> None:
+        """Read the episode's record anew when it is asked for."""
+        self._chunks.pop(episode // CHUNK, None)
+        self._cameras.pop(episode // CHUNK, None)
+
+    def _read(self, chunk: int) -> list[str]:
         texts = self._chunks.get(chunk)
         if texts is None:
             try:
@@ -250,22 +269,24 @@ class StoredTexts:
                 # Sooner than that something is missing, say that it is another store.
                 self._check()
             self._chunks[chunk] = texts
-        return texts[place]
+            while len(self._chunks) > KEPT_CHUNKS:
+                self._chunks.pop(next(iter(self._chunks)), None)
+        return texts
 
-    def forget(self, episode: int) -> None:
-        """Read the episode's record anew when it is asked for."""
-        self._chunks.pop(episode // CHUNK, None)
+
+def _cameras_of(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(map(sys.intern, json.loads(text)["cameras"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ()
 
 
 class Records(Sequence[EpisodeRecord]):
     """The records of a snapshot's episodes, each parsed when it is asked for."""
 
-    def __init__(
-        self, texts: StoredTexts | Sequence[str], live: Sequence[int], lengths: Sequence[int]
-    ) -> None:
+    def __init__(self, texts: StoredTexts, live: Sequence[int], lengths: Sequence[int]) -> None:
         self._texts, self._live, self._lengths = texts, live, lengths
         self._kept: OrderedDict[int, EpisodeRecord] = OrderedDict()
-        self._cameras: dict[int, tuple[str, ...]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -284,8 +305,8 @@ class Records(Sequence[EpisodeRecord]):
         with self._lock:
             record = self._kept.get(index)
         if record is None:
-            text = self._texts[int(self._live[index])]
-            record = EpisodeRecord.from_text(text, int(self._lengths[index]), f"episode {index}")
+            text = self._texts[self._live[index]]
+            record = EpisodeRecord.from_text(text, self._lengths[index], f"episode {index}")
             with self._lock:
                 self._kept[index] = record
                 while len(self._kept) > KEPT:
@@ -298,23 +319,15 @@ class Records(Sequence[EpisodeRecord]):
 
     def cameras(self, index: int) -> tuple[str, ...]:
         """Name an episode's cameras without reading the rest of its record."""
-        cameras = self._cameras.get(index)
-        if cameras is None:
-            try:
-                content = json.loads(self._texts[int(self._live[index])])
-                cameras = tuple(map(sys.intern, content["cameras"]))
-            except (ValueError, TypeError, KeyError, RecursionError):
-                # It says what is wrong.
-                cameras = self[index].cameras
-            self._cameras[index] = cameras
-        return cameras
+        # Where there are none, the record says what is wrong.
+        return self._texts.cameras(self._live[index]) or self[index].cameras
 
     def ids(self) -> list[str]:
         """Read the ids alone, which takes a fraction of the time."""
         return [self._id(index) for index in range(len(self))]
 
     def _id(self, index: int) -> str:
-        text = self._texts[int(self._live[index])]
+        text = self._texts[self._live[index]]
         # Our records begin with the id; others' are parsed whole.
         if text.startswith(ID_FIRST):
             try:

@@ -7,7 +7,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -151,9 +150,3 @@ class ShardCache:
                 self._shards.clear()
             else:
                 self._shards.pop(key, None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"objects": self._objects, "capacity": self._capacity}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["objects"], state["capacity"])  # type: ignore[misc]

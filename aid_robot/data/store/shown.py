@@ -52,7 +52,7 @@ class Shown:
                 raise replaced(objects.url)
             self.snapshot = read_snapshot(objects, pinned and pinned[1])
             self.texts = StoredTexts(objects, self.anchor.check)
-            self.records = self._own_records()
+            self.records: Sequence[EpisodeRecord] = self._own_records(self.snapshot)
         else:
             self.snapshot, self.columns, self.records = foreign.open_foreign(objects)
         self.anchor.check()
@@ -67,24 +67,28 @@ class Shown:
         for key in tails:
             self.shards.forget(key)
         self.texts.forget(max(0, len(self.snapshot.ends) - 1))
-        old, self.snapshot = self.snapshot, snapshot
-        self.records = self._own_records()
+        records = self._own_records(snapshot)
         places: dict[str, int] | None = self.__dict__.get("places")
+        if self.snapshot.dropped != snapshot.dropped:
+            places = None
         for name in ("ids", "places", "cameras"):
             self.__dict__.pop(name, None)
-        if places is not None and old.dropped == snapshot.dropped:
+        if places is not None:
             # One by one: a store that grows must not read all its ids at every commit.
-            for index in range(len(old.live), len(snapshot.live)):
-                places[self.records[index].id] = index
+            for index in range(len(self.snapshot.live), len(snapshot.live)):
+                places[records[index].id] = index
             self.__dict__["places"] = places
+        self.records = records
+        # Last, since an interrupt may come at any place, and then all is done again.
+        self.snapshot = snapshot
 
     def reread(self, number: int) -> None:
         """Read an episode's record anew."""
         self.texts.forget(number)
-        self.records = self._own_records()
+        self.records = self._own_records(self.snapshot)
 
-    def _own_records(self) -> Sequence[EpisodeRecord]:
-        return Records(self.texts, self.snapshot.live.tolist(), self.snapshot.lengths.tolist())
+    def _own_records(self, snapshot: Snapshot) -> Records:
+        return Records(self.texts, snapshot.live.tolist(), snapshot.lengths.tolist())
 
     @cached_property
     def ids(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,8 +21,8 @@ from aid_robot.data.store.layout import (
     put_json,
     shape_of,
 )
-from aid_robot.data.store.objects import Objects
-from aid_robot.errors import StoreError
+from aid_robot.data.store.objects import Objects, WriteError
+from aid_robot.errors import StoreError, StoreFullError
 
 # Its metadata are the commit: they say how many episodes there are, written last and at once.
 COMMIT = "meta/episode_ends"
@@ -204,9 +205,23 @@ def make_store(objects: Objects, settings: Settings, attributes: Mapping[str, An
     """Write an empty store; the root comes last, so that half a store is none."""
     from aid_robot.data.store.records import KEY, records_json
 
-    put_json(objects, "data", group_json({}))
-    put_json(objects, "meta", group_json({}))
-    put_json(objects, KEY, records_json(0))
-    put_json(objects, COMMIT, Snapshot(np.empty(0, np.int64)).to_json())
-    put_json(objects, "", group_json({**attributes, "aid_robot": settings.to_json()}))
-    objects.settle()
+    root = group_json({**attributes, "aid_robot": settings.to_json()})
+    try:
+        json.dumps(root, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(
+            f"attributes can't be kept as JSON ({error}); expected texts, finite numbers, "
+            "booleans, None, lists and dicts"
+        ) from error
+    try:
+        put_json(objects, "data", group_json({}))
+        put_json(objects, "meta", group_json({}))
+        put_json(objects, KEY, records_json(0))
+        put_json(objects, COMMIT, Snapshot(np.empty(0, np.int64)).to_json())
+        put_json(objects, "", root)
+        objects.settle()
+    except WriteError as error:
+        raise StoreFullError(
+            f"no store can be made at '{objects.url}' ({error}); expected a place to write to: "
+            "make room there, or choose another"
+        ) from error

@@ -17,7 +17,6 @@ from aid_robot.data.episode import Episode
 from aid_robot.data.store import maintenance
 from aid_robot.data.store.cache import CacheWriter, Per
 from aid_robot.data.store.codecs import JpegCodec, PngCodec
-from aid_robot.data.store.draft import Draft
 from aid_robot.data.store.lock import WriterLock, lock_writer
 from aid_robot.data.store.objects import open_objects
 from aid_robot.data.store.reader import StoreReader
@@ -198,7 +197,7 @@ class EpisodeStore(StoreReader):
         texts = (instruction,) if isinstance(instruction, str) else tuple(instruction or ())
         record = EpisodeRecord(id, 0).changed({"instructions": texts, "fps": fps, **fields})
         self.checked_record(record, (), ()).to_text()
-        return EpisodeWriter(self, record, self._writing.begin())
+        return EpisodeWriter(self, self._writing, record)
 
     def checked_record(
         self, record: EpisodeRecord, cameras: Sequence[str], keys: Sequence[str]
@@ -213,10 +212,10 @@ class EpisodeStore(StoreReader):
         check_names(record)
         return record
 
-    def finish_recording(self, record: EpisodeRecord, draft: Draft, length: int) -> None:
+    def finish_recording(self, record: EpisodeRecord, length: int) -> None:
         """Commit what an EpisodeWriter has written."""
         with self._mutex:
-            draft.finish(record.id, replace(record, length=length).to_text(), length)
+            self._writing.finish(record.id, replace(record, length=length).to_text(), length)
             self._added()
 
     def annotate(self, index: int | str, **fields: Any) -> EpisodeRecord:
@@ -284,8 +283,8 @@ class EpisodeStore(StoreReader):
     def compact(self, target: str | os.PathLike[str] | Store | None = None) -> None:
         """Write the store anew without dropped episodes, to another place or in its own.
 
-        In its own place (local stores): readers that are open get a StoreError that asks them to
-        `refresh`.
+        In its own place (local stores) it needs room for the copy, and readers that are open get a
+        StoreError that asks them to `refresh`.
         """
         if self._writer is not None:
             self.commit()

@@ -68,23 +68,23 @@ class Writer:
     @property
     def end(self) -> int:
         """Frames up to the last episode, committed or not."""
-        last = next(reversed(self._pending.values()), None)
+        last = next(reversed(self._waiting().values()), None)
         return self.committed.total if last is None else last[1]
 
     @property
     def pending(self) -> int:
         """Episodes that wait for the commit."""
-        return len(self._pending)
+        return len(self._waiting())
 
     def holds(self, name: object) -> bool:
         """Whether an episode of this id waits for the commit."""
-        return name in self._pending
+        return name in self._waiting()
 
     @property
     def group_is_full(self) -> bool:
         """Whether what waits is worth a commit of its own."""
         late = time.monotonic() - self._since > GROUP_SECONDS
-        return bool(self._pending) and (late or self._bytes > GROUP_BYTES)
+        return bool(self._waiting()) and (late or self._bytes > GROUP_BYTES)
 
     def guarded(self, action: Callable[[], Result]) -> Result:
         """Do what writes; where that fails, go back to the last commit and say so."""
@@ -103,31 +103,46 @@ class Writer:
         self._pending, self._bytes, self._draft = {}, 0, None
         self._columns = None
         # Where even this fails, the next use or the next writer removes the remains.
-        with suppress(WriteError, OSError):
+        with suppress(WriteError, StoreError):
             self.committed = read_snapshot(self._objects)
             self._prepare()
 
     def close(self) -> None:
         """Commit what waits; an episode that is still being recorded is given up."""
-        if self._draft is not None:
-            self._draft.abandon()
+        self.abandon()
         self.commit()
 
     def begin(self) -> Draft:
         """Start an episode at the end of the store."""
-        if self._draft is not None:
-            raise StoreError(
-                f"{self._objects.url}: an episode is being recorded; finish it before the next"
-            )
-        if not self._pending:
+        self._check_free()
+        if not self._waiting():
             self._since = time.monotonic()
         self._draft = Draft(self, self.end, tuple(self._prepared()))
         return self._draft
 
-    def close_draft(self, draft: Draft) -> bool:
-        """End an episode, True where it has not ended already, as by a failed write."""
-        current, self._draft = self._draft, None
-        return current is draft
+    def abandon(self) -> None:
+        """Take back the episode that was begun, if it wasn't finished."""
+        draft = self._draft
+        if draft is None:
+            return
+        try:
+            if draft.start == self.end:
+                self.guarded(draft.take_back)
+        except BaseException:
+            # Neither the episode nor its removal is whole: what was committed is.
+            self.roll_back()
+            raise
+        self._draft = None
+
+    def is_open(self, draft: Draft) -> bool:
+        """Whether an episode is still being written, which a failed write ends."""
+        return self._draft is draft
+
+    def _check_free(self) -> None:
+        if self._draft is not None:
+            raise StoreError(
+                f"{self._objects.url}: an episode is being recorded; finish it before the next"
+            )
 
     def discard(self, key: str) -> None:
         """Remove an array that only an abandoned episode had."""
@@ -137,22 +152,27 @@ class Writer:
     def add(self, episode: Episode, record: EpisodeRecord) -> None:
         """Write an episode and its record; it counts from the next commit on."""
         text = record.to_text()
-        draft = self.begin()
+        self._check_free()
         try:
+            draft = self.begin()
             for camera, frames in episode.videos.items():
                 draft.add_video(camera, frames)
             named = {"action": episode.actions, "state": episode.state, **episode.arrays}
             for key, rows in named.items():
                 if rows is not None:
                     draft.add_rows(key, np.asarray(rows))
-        except Exception:
-            draft.abandon()
-            raise
+            self.finish(record.id, text, len(episode))
         except BaseException:
-            # Ctrl-C comes anywhere; what is held in memory may be half changed.
-            self.roll_back()
+            self.abandon()
             raise
-        draft.finish(record.id, text, len(episode))
+
+    def finish(self, name: str, text: str, length: int) -> None:
+        """Let the episode that was begun, of this id and length, wait for the commit."""
+        draft = self._draft
+        assert draft is not None
+        # Its end moves the store's: from here on `abandon` keeps it.
+        self._pending[name] = text, draft.start + length
+        self._draft = None
 
     def add_cameras(self, cameras: Mapping[str, tuple[int, int]]) -> None:
         """Make arrays for cameras of a height and width."""
@@ -195,29 +215,23 @@ class Writer:
         """Take note of so many bytes that wait for the commit."""
         self._bytes += data
 
-    def enqueue(self, name: str, text: str, end: int) -> None:
-        """Let an episode wait for the commit."""
-        self._pending[name] = text, end
-
     def commit(self, keys: Iterable[str] = ()) -> None:
         """Make what waits, and arrays of these names, part of the store."""
         self.guarded(lambda: self._commit(tuple(keys)))
 
     def _commit(self, keys: Sequence[str]) -> None:
         old, columns = self.committed, self._prepared()
-        if not self._pending and set(keys) <= set(old.keys):
+        waiting = self._waiting()
+        if not waiting and set(keys) <= set(old.keys):
             return
-        if self._draft is not None:
-            raise StoreError(
-                f"{self._objects.url}: an episode is being recorded; finish it before the commit"
-            )
+        self._check_free()
         for column in columns.values():
             column.limit = self.end
             column.flush()
             column.declare(self.end)
-        waiting = self._pending.values()
-        ends = np.concatenate([old.ends, np.asarray([end for _, end in waiting], np.int64)])
-        self._put_records([text for text, _ in waiting])
+        new = [end for _, end in waiting.values()]
+        ends = np.concatenate([old.ends, np.asarray(new, np.int64)])
+        self._put_records([text for text, _ in waiting.values()])
         put_ends(self._objects, ends, len(old.ends))
         self._put_commit(Snapshot(ends, tuple(columns), old.dropped))
         self._pending, self._bytes = {}, 0
@@ -233,6 +247,12 @@ class Writer:
         texts = read_texts(self._objects, chunk)
         texts[place] = text
         self.guarded(lambda: self._objects.put(chunk_name(chunk), [encode_texts(texts)]))
+
+    def _waiting(self) -> dict[str, tuple[str, int]]:
+        # An interrupt may have come between a commit and its clearing of what it took in.
+        if self._pending and next(iter(self._pending.values()))[1] <= self.committed.total:
+            self._pending, self._bytes = {}, 0
+        return self._pending
 
     def _put_commit(self, snapshot: Snapshot) -> None:
         self._objects.settle()
@@ -307,7 +327,9 @@ class Writer:
 
 
 def check_names(record: EpisodeRecord) -> None:
-    """Refuse names of arrays that can't be, or that are given twice."""
+    """Refuse an id or names of arrays that can't be, or that are given twice."""
+    if not record.id:
+        raise StoreError("an episode has no id; expected a text that no other episode has")
     names = (*record.cameras, *record.keys)
     for name in names:
         checked_key(name)

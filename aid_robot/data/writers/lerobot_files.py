@@ -93,12 +93,13 @@ class TableFiles:
         self._writer: pq.ParquetWriter | None = None
         # What will be the next row group.
         self._waiting: list[pa.Table] = []
+        self._waiting_bytes = 0
 
     def make_room(self, schema: pa.Schema) -> None:
         """Go to the next file where this one is full, or has other columns."""
         if self._writer is None:
             return
-        size = self._sink.tell() + sum(table.nbytes for table in self._waiting)
+        size = self._sink.tell() + self._waiting_bytes
         if size >= DATA_MIB * 2**20 or not self._writer.schema.equals(schema):
             self.close()
             self.place.advance()
@@ -110,7 +111,8 @@ class TableFiles:
             self._sink = self._paths[-1].open("wb")
             self._writer = pq.ParquetWriter(self._sink, table.schema, compression="snappy")
         self._waiting.append(table)
-        if sum(table.nbytes for table in self._waiting) >= _GROUP_BYTES:
+        self._waiting_bytes += table.nbytes
+        if self._waiting_bytes >= _GROUP_BYTES:
             self._flush(self._writer)
 
     def close(self) -> None:
@@ -124,7 +126,7 @@ class TableFiles:
     def _flush(self, writer: pq.ParquetWriter) -> None:
         if self._waiting:
             table = pa.concat_tables(self._waiting)
-            self._waiting.clear()
+            self._waiting, self._waiting_bytes = [], 0
             writer.write_table(table, row_group_size=len(table))
 
     def complete(self, columns: Sequence[Column]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from aid_robot.data.store import EpisodeStore
 from tests.recordings import write_irasim
 
-EPISODES = 40
+EPISODES = 30
 # Run in the process that is killed: commits come every few episodes, not every ten seconds.
 RUN = """
 import sys

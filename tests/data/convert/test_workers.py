@@ -5,15 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aid_robot.data.convert import Failure, PreparedEpisode, Settings, ingest
+from aid_robot.data.convert import Failure, PreparedEpisode, Settings, ingest, run
 from aid_robot.data.convert.sources import Source, find_sources
 from aid_robot.data.convert.workers import Processes, RayTasks
 from aid_robot.data.store import EpisodeStore
@@ -27,29 +27,42 @@ def source(tmp_path: Path) -> Source:
     return find_sources([str(write_irasim(tmp_path / "lab", episodes=4))])[0]
 
 
-def only_child() -> multiprocessing.process.BaseProcess:
-    """Wait until there is a worker process."""
-    for _ in range(500):
+@pytest.fixture
+def long_source(tmp_path: Path) -> Source:
+    """A recording that keeps a worker busy for half a minute."""
+    write_video(tmp_path / "long.mp4", plain_frames([40, 60] * 1500, 16, 16), 5)
+    return find_sources([str(tmp_path / "long.mp4")])[0]
+
+
+SLOW = Settings(size=(320, 320), codec="png")
+
+
+def kill_worker() -> None:
+    """Kill the process that is started next, or was started last."""
+    for _ in range(1000):
         if children := multiprocessing.active_children():
-            return children[0]
+            assert children[0].pid is not None
+            os.kill(children[0].pid, signal.SIGKILL)
+            return
         time.sleep(0.01)
     raise AssertionError("no worker was started")
 
 
-def test_death_of_a_process_costs_the_episode_in_its_hands(source: Source) -> None:
-    workers = Processes(1, Settings())
+def test_death_of_a_process_costs_the_episode_in_its_hands(
+    source: Source, long_source: Source
+) -> None:
+    workers = Processes(1, SLOW)
     try:
-        first = workers.submit(source, 0)
-        second = workers.submit(source, 1)
-        child = only_child()
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-        failure = first.result(20)
+        # Once this is done the process is there.
+        assert isinstance(workers.submit(source, 0).result(60), PreparedEpisode)
+        hopeless, next_one = workers.submit(long_source, 0), workers.submit(source, 1)
+        kill_worker()
+        failure = hopeless.result(60)
         assert isinstance(failure, Failure)
         assert failure.kind == "WorkerDied"
         assert "SIGKILL" in failure.message
         assert "--retry" in failure.message
-        whole = second.result(20)
+        whole = next_one.result(60)
         assert isinstance(whole, PreparedEpisode)
         assert whole.episode.id == "lab/train/1"
     finally:
@@ -57,32 +70,67 @@ def test_death_of_a_process_costs_the_episode_in_its_hands(source: Source) -> No
     assert not multiprocessing.active_children()
 
 
-def test_run_goes_on_after_a_process_died(source: Source, tmp_path: Path) -> None:
-    def kill_one() -> None:
-        child = only_child()
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    report = ingest([source.path], tmp_path / "s.zarr", workers=2, progress=False)
-    killer.join()
-    assert [entry.error for entry in report.quarantined] == ["WorkerDied"]
-    assert report.stored == 3
-    healed = ingest([source.path], tmp_path / "s.zarr", workers=0, retry=True, progress=False)
-    assert (healed.quarantined, healed.stored) == ([], 4)
+def test_process_that_dies_as_it_starts_is_replaced(source: Source) -> None:
+    workers = Processes(1, Settings())
+    try:
+        first = workers.submit(source, 0)
+        kill_worker()
+        assert isinstance(first.result(60), PreparedEpisode)
+    finally:
+        workers.close()
 
 
-def test_close_does_not_wait_for_what_was_begun(tmp_path: Path) -> None:
-    write_video(tmp_path / "long.mp4", plain_frames([40, 60] * 1500, 16, 16), 5)
-    source = find_sources([str(tmp_path / "long.mp4")])[0]
-    workers = Processes(1, Settings(size=(1024, 1024), codec="png"))
-    future = workers.submit(source, 0)
-    only_child()
+def test_processes_that_can_not_start_end_the_run(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom aid_robot.data.convert import ingest\n"
+        "ingest([sys.argv[1]], sys.argv[2], workers=1, progress=False)\n"
+    )
+    write_irasim(tmp_path / "lab", episodes=3)
+    command = [sys.executable, script, tmp_path / "lab", tmp_path / "s.zarr"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "ConfigError" in done.stderr
+    assert "__main__" in done.stderr
+    assert not (tmp_path / "s.zarr.quarantine.jsonl").exists()
+    assert len(EpisodeStore.open(tmp_path / "s.zarr")) == 0
+
+
+def test_run_goes_on_after_a_process_died(
+    source: Source, long_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = write_irasim(tmp_path / "more", episodes=2)
+    append = run._append
+
+    def kill_in_the_long_one(store: EpisodeStore, item: run.Item, result: run.Result) -> run.Result:
+        if item.id == "lab/train/3":
+            kill_worker()
+        return append(store, item, result)
+
+    monkeypatch.setattr(run, "_append", kill_in_the_long_one)
+    report = ingest(
+        [source.path, long_source.path, more],
+        tmp_path / "s.zarr",
+        size=SLOW.size,
+        codec="png",
+        workers=1,
+        progress=False,
+    )
+    assert [(entry.id, entry.error) for entry in report.quarantined] == [
+        ("long/long", "WorkerDied")
+    ]
+    assert report.stored == 6
+
+
+def test_close_does_not_wait_for_what_was_begun(source: Source, long_source: Source) -> None:
+    workers = Processes(1, SLOW)
+    assert isinstance(workers.submit(source, 0).result(60), PreparedEpisode)
+    future = workers.submit(long_source, 0)
+    while not future.running():
+        time.sleep(0.01)
     started = time.monotonic()
     workers.close()
-    assert time.monotonic() - started < 5
-    assert not isinstance(future.result(), PreparedEpisode)
+    assert time.monotonic() - started < 10
+    assert isinstance(future.result(), Failure)
     assert not multiprocessing.active_children()
 
 

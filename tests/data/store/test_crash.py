@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,9 @@ from aid_robot.data.store import EpisodeStore, layout
 from aid_robot.data.store.objects import Buffer, LocalObjects, WriteError
 from aid_robot.errors import StoreError, StoreFullError
 from tests.data.store.episodes import assert_same, episode_of
+
+# Places at which a writer is interrupted.
+INTERRUPTS = 12
 
 
 class Killed(BaseException):
@@ -154,6 +160,53 @@ def test_failing_at_every_write(
         assert_no_remains(path)
         if survived:
             break
+
+
+def interrupted(action: Callable[[], None], after: int) -> int:
+    """Raise KeyboardInterrupt at the n-th line of the store's code, and count the lines to it."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        code = frame.f_code
+        # Python lets nothing out of a `__del__`.
+        if "/data/store/" not in code.co_filename or code.co_name == "__del__":
+            return None
+        if event == "line":
+            lines += 1
+            if lines == after:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(None)
+    return lines
+
+
+def test_interrupted_anywhere(tmp_path: Path) -> None:
+    """After Ctrl-C the same writer goes on; what was whole is there, what wasn't isn't."""
+    path = tmp_path / "count.zarr"
+    make(path)
+    with EpisodeStore.open(path, "a") as store:
+        count = interrupted(lambda: append_all(store), -1)
+    assert count > 2000
+    for after in np.random.default_rng(0).choice(count, INTERRUPTS, replace=False) + 1:
+        path = tmp_path / f"{after}.zarr"
+        make(path)
+        with EpisodeStore.open(path, "a") as store:
+            with pytest.raises(KeyboardInterrupt):
+                interrupted(lambda store=store: append_all(store), after)  # type: ignore[misc]
+            seen = EpisodeStore.open(path)
+            check(seen, [*BEFORE, *AFTER][: len(seen)])
+            store.commit()
+            store.extend(episode for episode in AFTER if episode.id not in store)
+            check(store, [*BEFORE, *AFTER])
+        check(EpisodeStore.open(path), [*BEFORE, *AFTER])
+        assert_no_remains(path)
 
 
 def test_a_full_disk_is_told_with_what_is_safe(

@@ -116,7 +116,7 @@ class History(RuleBasedStateMachine):
 
     @rule(length=st.integers(1, 12), cameras=CAMERAS, arrays=ARRAYS)
     def crash(self, length: int, cameras: tuple[str, ...], arrays: tuple[str, ...]) -> None:
-        writer = self.store.record(id="lost", instruction="never mind")
+        writer = self.store.record(id="lost", instruction="never mind").__enter__()
         episode = self.new(length, cameras, arrays)
         for place in range(length):
             rows = {key: rows[place] for key, rows in episode.arrays.items()}

@@ -112,18 +112,29 @@ def test_one_recording_at_a_time(tmp_path: Path) -> None:
             with pytest.raises(StoreError, match="an episode is being recorded"):
                 store.append(episode_of(1))
             with pytest.raises(StoreError, match="an episode is being recorded"):
-                store.record(id="b")
+                store.record(id="b").__enter__()
             episode.add({"image_0": FRAME})
         assert list(store.ids) == ["a"]
         with pytest.raises(StoreError, match="has an episode 'a' already"):
             store.record(id="a")
 
 
+def test_frames_belong_between_begin_and_end(tmp_path: Path) -> None:
+    with EpisodeStore.create(tmp_path / "s.zarr") as store:
+        with pytest.raises(StoreError, match="expected to be within `with store.record"):
+            store.record(id="a").add({"image_0": FRAME})
+        with store.record(id="a") as episode:
+            episode.add({"image_0": FRAME})
+        with pytest.raises(StoreError, match="expected to be within `with store.record"):
+            episode.add({"image_0": FRAME})
+        assert store.lengths.tolist() == [1]
+
+
 def test_what_is_recorded_when_the_store_closes_is_given_up(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     with EpisodeStore.create(path, shard_frames=2) as store:
         store.append(episode_of(1))
-        episode = store.record(id="a")
+        episode = store.record(id="a").__enter__()
         for _ in range(5):
             episode.add({"image_0": FRAME})
     assert list(EpisodeStore.open(path).ids) == ["e1"]

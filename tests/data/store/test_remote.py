@@ -66,6 +66,25 @@ def test_a_zarr_store_that_the_caller_made(tmp_path: Path, kind: str) -> None:
     assert zarr.open_group(made, mode="r")["meta/episode_ends"][:].tolist() == [7, 12, 21]
 
 
+def test_icechunk_makes_several_writers_safe(tmp_path: Path) -> None:
+    icechunk = pytest.importorskip("icechunk")
+    repository = icechunk.Repository.create(icechunk.in_memory_storage())
+    session = repository.writable_session("main")
+    with EpisodeStore.create(session.store, codec="png") as store:
+        store.append(EPISODES[0])
+    session.commit("one episode")
+    sessions = [repository.writable_session("main") for _ in range(2)]
+    for number, session in enumerate(sessions, 1):
+        with EpisodeStore.open(session.store, "a") as store:
+            store.append(EPISODES[number])
+    sessions[0].commit("another")
+    with pytest.raises(icechunk.ConflictError):
+        sessions[1].commit("and another, at the same time")
+    store = EpisodeStore.open(repository.readonly_session("main").store)
+    for found, episode in zip(store, EPISODES[:2], strict=True):
+        assert_same(found, episode)
+
+
 def test_copies_between_places(tmp_path: Path, url: str) -> None:
     with EpisodeStore.create(tmp_path / "s.zarr", codec="png", attributes={"a": 1}) as store:
         store.extend(EPISODES)

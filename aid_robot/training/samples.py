@@ -1,0 +1,222 @@
+"""What a step is computed from: clips, what is cached of them, and pictures with captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aid_robot.data.clips import (
+    Augmentation,
+    Clip,
+    ClipBatch,
+    ClipConfig,
+    ClipDataset,
+    Look,
+    collate,
+)
+from aid_robot.data.episode import FloatArray, FrameSequence, UInt8Array
+from aid_robot.errors import DataFormatError
+from aid_robot.training.views import View
+
+_PAIR = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A frame, a text that is true of it, and one that is false ("" where none is known)."""
+
+    frame: UInt8Array  # (H, W, 3)
+    caption: str
+    false_caption: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample(Clip):
+    """A clip with what was computed of it before."""
+
+    # Latents of the given frames with SVD's noise on them, (K, C, h, w).
+    given: FloatArray | None = None
+    # The first frame's tokens by the image tower, (P, D).
+    image: FloatArray | None = None
+    # The instruction's tokens and its states', (1 + S, T, D).
+    text: FloatArray | None = None
+    pair: Pair | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B samples as tensors."""
+
+    clips: ClipBatch
+    given: Tensor | None = None  # (B, K, C, h, w)
+    image: Tensor | None = None  # (B, P, D)
+    text: Tensor | None = None  # (B, 1 + S, T, D)
+    pair_frames: Tensor | None = None  # (B, H, W, 3) uint8
+    captions: tuple[str, ...] = ()
+    false_captions: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy the tensors to a device."""
+        return self._mapped(lambda value: value.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Copy the tensors to pinned memory."""
+        return self._mapped(lambda value: value.pin_memory())
+
+    def _mapped(self, change: Callable[[Any], Any]) -> Batch:
+        changed: dict[str, Any] = {
+            name: change(value) if isinstance(value, Tensor | ClipBatch) else value
+            for name, value in vars(self).items()
+        }
+        return Batch(**changed)
+
+
+def collate_samples(samples: Sequence[Sample]) -> Batch:
+    """Stack samples that have the same parts."""
+
+    def stacked(name: str) -> Tensor | None:
+        parts = [getattr(sample, name) for sample in samples]
+        if any(part is None for part in parts):
+            return None
+        return torch.from_numpy(np.stack(parts).astype(np.float32, copy=False))
+
+    pairs = [sample.pair for sample in samples if sample.pair is not None]
+    return Batch(
+        clips=collate(samples),
+        given=stacked("given"),
+        image=stacked("image"),
+        text=stacked("text"),
+        pair_frames=torch.from_numpy(np.stack([pair.frame for pair in pairs])) if pairs else None,
+        captions=tuple(pair.caption for pair in pairs),
+        false_captions=tuple(pair.false_caption for pair in pairs),
+    )
+
+
+def first(batch: Batch, count: int) -> Batch:
+    """Take the first few of a batch."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, ClipBatch):
+            return ClipBatch(**{name: cut(part) for name, part in vars(value).items()})
+        return value[:count] if isinstance(value, Tensor | tuple) else value
+
+    return Batch(**{name: cut(part) for name, part in vars(batch).items()})
+
+
+class SampleDataset(ClipDataset):
+    """Clips of views of episodes, with what was cached of them.
+
+    Args:
+        views: Which episodes, and how they look.
+        config: What clips are cut.
+        augment: How clips are varied that aren't cached.
+        pairs: How pictures for captions are varied; None for no such pictures.
+        seed: Of everything that is drawn.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[View],
+        config: ClipConfig,
+        *,
+        augment: Augmentation | None = None,
+        pairs: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__([view.episode for view in views], config, augment=augment, seed=seed)
+        self._views = {view.episode.id: view for view in views}
+        self._pairs = pairs
+
+    def __getitem__(self, number: int) -> Sample:
+        clip = super().__getitem__(number)
+        pair = None
+        if self._pairs is not None:
+            rng = np.random.default_rng([self.seed, number, _PAIR])
+            pair = draw_pair(self._views[clip.episode], clip, rng, self._pairs, self.config.size)
+        return self._completed(clip, pair)
+
+    def choose(self, count: int) -> list[Sample]:
+        """Choose windows spaced evenly over all videos, the same ones every time."""
+        fixed = self.fixed(per_video=1)
+        places = np.linspace(0, len(fixed) - 1, min(count, len(fixed))).round().astype(int)
+        chosen = []
+        for place in places:
+            clip, pair = fixed[int(place)], None
+            if self._pairs is not None:
+                rng = np.random.default_rng([self.seed, int(place), _PAIR])
+                view = self._views[clip.episode]
+                pair = draw_pair(view, clip, rng, None, self.config.size, contrast=True)
+            chosen.append(self._completed(clip, pair))
+        return chosen
+
+    def _completed(self, clip: Clip, pair: Pair | None) -> Sample:
+        view, config = self._views[clip.episode], self.config
+        span = slice(clip.start, clip.start + (config.num_given - 1) * config.stride + 1)
+        given = view.given.get(clip.camera)
+        image = view.images.get(clip.camera)
+        return Sample(
+            **vars(clip),
+            given=None if given is None else given[span][:: config.stride],
+            image=None if image is None else image[clip.start : clip.start + 1][0],
+            text=view.text_of(clip.instruction) if view.texts else None,
+            pair=pair,
+        )
+
+
+def draw_pair(
+    view: View,
+    clip: Clip,
+    rng: np.random.Generator,
+    augment: Augmentation | None,
+    size: tuple[int, int] | None,
+    contrast: bool = False,
+) -> Pair:
+    """Draw a picture of a clip's episode and a text that is true of it.
+
+    It is the clip's first frame with its instruction; or, where the episode's info has captions,
+    its first or last frame with a true one and the false one that goes with it. `contrast` takes
+    a caption wherever there is one.
+    """
+    frames: FrameSequence = view.plain[clip.camera]
+    choices = [(clip.start, clip.instruction, "")] if clip.instruction else []
+    captions = view.episode.info.get("captions")
+    captioned = []
+    for place, moment in ((0, "start"), (len(frames) - 1, "end")):
+        for true, false in _true_and_false(captions, moment, clip.episode):
+            captioned.append((place, true, false))
+    if captioned and (contrast or not choices or rng.random() < 2 / 3):
+        choices = captioned
+    if not choices:
+        raise DataFormatError(
+            f"episode '{clip.episode}' has neither an instruction nor captions; expected one: "
+            "leave it out, or train without the stage 'clip'"
+        )
+    place, true, false = choices[int(rng.integers(len(choices)))]
+    look = Look()
+    if augment is not None:
+        look = augment.draw(rng, f"{true} {false}")
+    return Pair(look.frames(frames[place : place + 1], size)[0], true, false)
+
+
+def _true_and_false(captions: Any, moment: str, episode: str) -> list[tuple[str, str]]:
+    """Read the pairs that the simulator writes: a true caption, then a false one of its kind."""
+    if not captions:
+        return []
+    try:
+        texts = {truth: [str(c["text"]) for c in captions.get(moment, []) if c["true"] is truth]
+                 for truth in (True, False)}  # fmt: skip
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DataFormatError(
+            f"episode '{episode}' has captions in another form ({error!r}); expected "
+            '{"start": [{"text": ..., "true": true}, ...], "end": [...]}'
+        ) from error
+    false = texts[False] or [""]
+    return [(true, false[place % len(false)]) for place, true in enumerate(texts[True])]

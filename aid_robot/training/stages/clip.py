@@ -1,0 +1,120 @@
+"""Image and text towers for a domain that CLIP's don't know, and DQFormer with them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aid_robot.model.aid import AIDModel
+from aid_robot.model.conditioning import tokenize
+from aid_robot.model.latents import to_clip_pixels, to_pixels
+from aid_robot.model.states import StatePredictor
+from aid_robot.training.config import StageConfig
+from aid_robot.training.losses import contrastive_loss
+from aid_robot.training.noise import Noise
+from aid_robot.training.samples import Batch
+from aid_robot.training.stages.draft import DraftHead, draft_loss
+from aid_robot.training.stages.stage import Figures, Stage
+
+# Weight of the contrastive loss beside the draft's.
+_CONTRAST = 0.2
+
+
+class CLIPStage(Stage):
+    """Train the towers by contrast of pictures and captions, and by a draft of the whole clip.
+
+    The draft is drawn from DQFormer's tokens, which therefore trains too.
+    """
+
+    name = "clip"
+    texts = True
+    captions = True
+
+    used = ("vae", "image_encoder", "text_encoder", "condition_encoder")
+
+    def __init__(
+        self,
+        model: AIDModel,
+        config: StageConfig,
+        states: StatePredictor,
+        *,
+        cached: bool = False,
+        embedded: bool = False,
+    ) -> None:
+        super().__init__(model, config, states, cached=cached, embedded=embedded)
+        self.head = DraftHead.for_model(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.text_projection = nn.Linear(
+                model.text_encoder.config.hidden_size,
+                model.image_encoder.config.projection_dim,
+                bias=False,
+            )
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def trained_names(self) -> set[str]:
+        return self.names_of("image_encoder", "text_encoder") | {
+            name
+            for name in self.names_of("condition_encoder")
+            if "condition_encoder.dqformer." in name
+        }
+
+    def loss(self, batch: Batch, noise: Noise) -> Tensor:
+        return self._draft(batch).mean() + _CONTRAST * self._contrast(batch)
+
+    def _draft(self, batch: Batch) -> Tensor:
+        instructions = [text or "-" for text in batch.clips.instructions]
+        frames = batch.clips.frames[:, 0].cpu().numpy()
+        states = [self.states(f, text) for f, text in zip(frames, instructions, strict=True)]
+        tokens = self.model.encode_towers(self.pixels(batch)[:, 0], instructions, states)
+        context = self.model.condition_encoder.dqformer(*tokens)
+        return draft_loss(
+            self.head, self.model, context.spatial, self.latents_of(batch), self.weight_of(batch)
+        )
+
+    def _contrast(self, batch: Batch) -> Tensor:
+        images, texts, negatives = self._embeddings(batch)
+        captions = list(batch.captions)
+        # Any false text does where none is known: it is then the next picture's own.
+        absent = torch.tensor([not text for text in batch.false_captions], device=images.device)
+        negatives = torch.where(absent[:, None], -images.detach(), negatives)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            images, texts, negatives = (_gathered(part) for part in (images, texts, negatives))
+            parts: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(parts, captions)
+            captions = [text for part in parts for text in part]
+        same = torch.tensor([[a == b for b in captions] for a in captions], device=images.device)
+        scale = self.log_scale.clamp(max=math.log(100.0)).exp()
+        return contrastive_loss(images, texts, negatives, same, scale)
+
+    def _embeddings(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        model = self.model
+        assert batch.pair_frames is not None
+        pixels = to_clip_pixels(to_pixels(batch.pair_frames), model.image_encoder.config.image_size)
+        images = model.image_encoder(pixels).image_embeds
+        length = model.text_encoder.config.max_position_embeddings
+        all_texts = [*batch.captions, *(text or "-" for text in batch.false_captions)]
+        ids = tokenize(model.tokenizer, all_texts, length).to(pixels.device)
+        pooled = self.text_projection(model.text_encoder(ids).pooler_output)
+        images, texts = F.normalize(images.float(), dim=1), F.normalize(pooled.float(), dim=1)
+        return images, texts[: len(images)], texts[len(images) :]
+
+    def measure(self, batch: Batch, predictions: int) -> Figures:
+        images, texts, negatives = self._embeddings(batch)
+        right = (images * texts).sum(1) > (images * negatives).sum(1)
+        known = torch.tensor([bool(text) for text in batch.false_captions])
+        figures = {"draft_loss": self._draft(batch).cpu().numpy()}
+        if known.any():
+            figures["true_over_false_caption"] = right.cpu()[known].float().numpy()
+        return figures
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    """Collect the rows of all processes; the gradient finds its way back to each."""
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(tensor))

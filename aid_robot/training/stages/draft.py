@@ -1,0 +1,100 @@
+"""A draft of the clip, regressed from the context alone.
+
+Text grounding, not denoising, is what a small model learns late; a head that must draw all frames
+from the context's tokens teaches it the towers and DQFormer at a fraction of the UNet's cost. It is
+not part of AID, and predictions don't use it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aid_robot.model.adapters import attend
+from aid_robot.model.aid import AIDModel
+from aid_robot.model.build import sine_places
+
+
+class DraftHead(nn.Module):
+    """Every latent pixel asks a frame's tokens what comes to be at its place.
+
+    It asks with its place, by 2-D sines of unit scale, and with what the given frame shows there.
+    """
+
+    def __init__(
+        self,
+        context_dim: int,
+        channels: int,
+        size: tuple[int, int],
+        width: int = 128,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        places = sine_places(size, width)
+        self.register_buffer("places", places, persistent=False)
+        self.given = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        self.tokens_norm = nn.LayerNorm(context_dim)
+        self.to_q, self.to_out = nn.Linear(width, width), nn.Linear(width, width)
+        self.to_k, self.to_v = nn.Linear(context_dim, width), nn.Linear(context_dim, width)
+        self.norm = nn.LayerNorm(width)
+        self.draw = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, channels, 3, padding=1),
+        )
+
+    @classmethod
+    def for_model(cls, model: AIDModel, seed: int = 0) -> DraftHead:
+        """Build the head that fits a model."""
+        _, channels, height, width = model.latent_shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(model.unet.config.cross_attention_dim, channels, (height, width))
+
+    def forward(self, context: Tensor, given: Tensor) -> Tensor:
+        """Draw what is denoised.
+
+        Args:
+            context: Tokens of each frame, (B, N, T, D).
+            given: The last given frame's scaled latents, (B, C, h, w).
+
+        Returns:
+            (B, N, C, h, w).
+        """
+        frames, (height, width) = context.shape[1], given.shape[-2:]
+        query = self.given(given).flatten(2).transpose(1, 2) + self.places  # (B, h*w, E)
+        query = query.repeat_interleave(frames, dim=0)  # (B*N, h*w, E)
+        tokens = self.tokens_norm(context.flatten(0, 1))  # (B*N, T, D)
+        attended = attend(self.to_q(self.norm(query)), self.to_k(tokens), self.to_v(tokens),
+                          self.heads)  # fmt: skip
+        hidden = query + self.to_out(attended)
+        drawn = self.draw(hidden.transpose(1, 2).unflatten(2, (height, width)))
+        clips: Tensor = drawn.unflatten(0, (-1, frames))
+        return clips
+
+
+def draft_loss(
+    head: DraftHead, model: AIDModel, context: Tensor, latents: Tensor, weight: Tensor
+) -> Tensor:
+    """Return the squared error of the draft of each clip, (B,).
+
+    Args:
+        head: Draws the clips.
+        model: Says what is denoised.
+        context: Tokens of each frame, (B, N, T, D).
+        latents: Of the clips, unscaled, (B, N, C, h, w).
+        weight: Which frames count, (B, N).
+    """
+    given = latents[:, : model.config.num_conditioning_frames]
+    target = model.to_diffusion(latents, given)
+    drawn = head(context, given[:, -1] * model.vae.config.scaling_factor)
+    error = F.mse_loss(drawn.float(), target, reduction="none").mean(dim=(2, 3, 4))
+    return (error * weight).sum(1) / weight.sum(1).clamp(min=1)

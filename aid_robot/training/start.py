@@ -1,0 +1,140 @@
+"""What model a stage starts from, and what is left of it when the stage is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aid_robot.data.store import EpisodeStore
+from aid_robot.hub import resolve
+from aid_robot.model.aid import AIDModel
+from aid_robot.model.build import SMALL_SIZES, ModelSizes, build_model, build_tokenizer, zero_residual_branches
+from aid_robot.model.checkpoint import (
+    AID_CONFIG,
+    AID_FOLDER,
+    from_svd,
+    load_base_unet,
+    load_config,
+    load_model,
+    save_aid,
+    save_model,
+)
+from aid_robot.model.config import AIDConfig, preset
+from aid_robot.model.states import StatePredictor
+from aid_robot.training.config import ModelConfig, Recipe
+from aid_robot.training.tables import build, merge
+
+# Fields of AIDConfig that don't change what weights an AID part has, or mean.
+_LOOSE = {"sampling", "fps", "motion_bucket_id", "noise_aug_strength", "given_frames"}
+
+
+def first_model(recipe: Recipe, store: EpisodeStore, states: StatePredictor) -> AIDModel:
+    """Build or load the model that the first stage starts from."""
+    model = recipe.model
+    if not model.start:
+        return new_small_model(model, store, states, recipe.seed)
+    folder = resolve(model.start)
+    if (folder / AID_FOLDER / AID_CONFIG).exists():
+        return load_changed(folder, model.config, recipe.seed)
+    return from_svd(model.start, with_changes(preset(model.preset), model.config), seed=recipe.seed)
+
+
+def load_changed(folder: Path, changes: Mapping[str, Any], seed: int = 0) -> AIDModel:
+    """Load a model with another config; a fresh AID part where the saved one doesn't fit it."""
+    old = load_config(folder)
+    new = with_changes(old, changes)
+    before, after = old.to_dict(), new.to_dict()
+    if all(before[name] == after[name] for name in before if name not in _LOOSE):
+        model = load_model(folder)
+        set_config(model, new)
+        return model
+    if not (folder / "unet").is_dir():
+        assert new.base_model is not None
+        return from_svd(new.base_model, new, text_model=new.text_model, seed=seed)
+    model = from_svd(folder, new, seed=seed)
+    # It is whole in itself, as the one that it comes from.
+    set_config(model, model.config.replace(base_model=None, text_model=None))
+    return model
+
+
+def new_small_model(
+    config: ModelConfig, store: EpisodeStore, states: StatePredictor, seed: int
+) -> AIDModel:
+    """Build a small model with random weights and a vocabulary of the store's texts."""
+    sizes = build(ModelSizes, {**asdict(SMALL_SIZES), **config.sizes}, "model.sizes")
+    texts: dict[str, None] = {}
+    for record in store.records:
+        texts |= dict.fromkeys(record.instructions)
+    blank = np.zeros((16, 16, 3), np.uint8)
+    # Only the template's answers can be had without pictures.
+    if config.states == "template":
+        texts |= dict.fromkeys(s for text in list(texts) for s in states(blank, text))
+    for record in store.records:
+        texts |= dict.fromkeys(_captions(record.info))
+    tokenizer = build_tokenizer(list(texts), config.vocabulary, sizes.text_length)
+    aid = with_changes(preset(config.preset), config.config)
+    model = build_model(aid, sizes, tokenizer, seed)
+    zero_residual_branches(model.vae)
+    zero_residual_branches(model.unet)
+    return model
+
+
+def with_changes(config: AIDConfig, changes: Mapping[str, Any]) -> AIDConfig:
+    """Change some fields of a config, also within its tables."""
+    return AIDConfig.from_dict(merge(config.to_dict(), changes))
+
+
+def set_config(model: AIDModel, config: AIDConfig) -> None:
+    """Give a model another config that its weights fit."""
+    model.config = config
+    model.condition_encoder.config = config
+
+
+def put_weights(model: AIDModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put trained weights into a model; returns those that it has no place for, a stage's own."""
+    rest = dict(weights)
+    with torch.no_grad():
+        for part, module in model.modules.items():
+            for name, parameter in module.named_parameters():
+                found = rest.pop(f"{part}.{name}", None)
+                if found is not None:
+                    parameter.copy_(found)
+    return rest
+
+
+def save_trained(model: AIDModel, folder: Path, start: Path | None, *, keeps_base: bool) -> None:
+    """Save a trained model: whole where it was, else the AID part that names its base.
+
+    Args:
+        model: With its trained weights.
+        folder: Where to.
+        start: Folder of the model before the stage.
+        keeps_base: Whether the stage left the prior's UNet as it was, but for what AID replaces.
+    """
+    if model.config.base_model is not None and keeps_base:
+        save_aid(model, folder)
+        return
+    set_config(model, model.config.replace(base_model=None, text_model=None))
+    base = None
+    if keeps_base and start is not None and (start / "unet").is_dir():
+        base = {name: tensor.float() for name, tensor in load_base_unet(start).items()}
+    save_model(model, folder, base_unet=base)
+
+
+def _captions(info: Mapping[str, Any]) -> list[str]:
+    captions = info.get("captions")
+    if not isinstance(captions, Mapping):
+        return []
+    return [
+        str(caption["text"])
+        for moment in captions.values()
+        if isinstance(moment, Sequence)
+        for caption in moment
+        if isinstance(caption, Mapping) and "text" in caption
+    ]
