@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Train the bundled model from recordings, stage by stage; run it again to resume after a kill.
+# Make the bundled model: simulate, train every stage, measure, install. Run it again to go on.
 #
-#   launch/train_bundled.sh runs/bundled RECORDING...
+#   launch/train_bundled.sh runs/bundled                              # CPU, hours
+#   RECIPE=bundled_gpu launch/train_bundled.sh runs/bundled           # one GPU
+#   EPISODES=50 RECIPE=debug INSTALL=0 launch/train_bundled.sh /tmp/try
 #
-# Minutes of each stage by VAE, PRIOR and AID in the environment. Then look at
-#   python launch/validate.py RECORDING... --model runs/bundled/aid/model
-# and install the model with
-#   python launch/install_bundled.py runs/bundled/aid/model
+# Further arguments go to `aid-robot train`, such as --set aid.minutes=240.
 set -euo pipefail
-run=${1:?a folder for the run, then recordings}
+here=$(cd "$(dirname "$0")" && pwd)
+run=${1:?a folder for the run}
 shift
-aid-robot train vae   "$@" -o "$run" --minutes "${VAE:-7}"
-aid-robot train prior "$@" -o "$run" --minutes "${PRIOR:-30}"
-aid-robot train aid   "$@" -o "$run" --minutes "${AID:-28}"
+store=${STORE:-$run/tabletop.zarr}
+mkdir -p "$run"
+# Four tasks from each start, so that only the instruction tells which future is meant.
+[ -n "${STORE:-}" ] || aid-robot simulate -o "$store" --episodes "${EPISODES:-20000}" \
+  --size 64 --frames 16..40 --alternatives 4 --failures 0.05 --seed 0
+aid-robot train "${RECIPE:-bundled}" -o "$run" --set "data.store=$store" "$@"
+python "$here/validate.py" "$store" --model "$run/aid/model" -o "$run/validation"
+[ "${INSTALL:-1}" = 0 ] || python "$here/install_bundled.py" "$run/aid/model"

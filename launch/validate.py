@@ -2,7 +2,8 @@
 
     python launch/validate.py RECORDING... [--model MODEL] [-o runs/validation]
 
-Held out are the episodes that `aid-robot train` leaves out of the same recordings. Reported over
+Held out are the episodes that the training of the model left out, as its `aid/split.json` says; of
+other recordings, those that the same rule leaves out. Reported over
 the predicted frames only: PSNR of the prediction, of copying the last given frame, and of the
 VAE's own reconstruction of the truth (about the best that this model could reach); and the PSNR
 under another episode's instruction with the same noise, which tells whether the text matters.
@@ -22,11 +23,13 @@ from tqdm import tqdm
 
 from aid_robot import VideoForesight
 from aid_robot.baselines import CopyLastFrame
-from aid_robot.data.clips import Clip, ClipConfig, ClipDataset
+from aid_robot.data.clips import Clip, ClipConfig, ClipDataset, Split
+from aid_robot.data.ingest import open_recording
 from aid_robot.evaluation.psnr import psnr
+from aid_robot.hub import resolve
 from aid_robot.model.latents import decode, encode, to_frames, to_pixels
 from aid_robot.predictor import Request
-from aid_robot.training.run import has_rate, load_sources
+from aid_robot.training.data import read_split
 
 
 def reconstruct(foresight: VideoForesight, clip: Clip) -> np.ndarray:
@@ -41,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sources", nargs="+", type=Path)
     parser.add_argument("--model", default="bundled")
+    parser.add_argument("--episodes", type=int, default=200, help="at most so many")
     parser.add_argument("--train-split", action="store_true", help="measure what was trained on")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--text-guidance-scale", type=float)
@@ -52,15 +56,20 @@ def main() -> None:
     config = foresight.config
     given = config.num_conditioning_frames
     size = (config.height, config.width)
-    train, held_out = load_sources(args.sources, *size, all_cameras=False, margin=False)
+    episodes = [episode for source in args.sources for episode in open_recording(source)]
+    held_out = (read_split(resolve(args.model)) or Split()).held_out(episodes)
     chosen = [
         episode
-        for episode in (train if args.train_split else held_out)
-        if has_rate(episode, config.fps) and episode.instructions and len(episode.frames) > given
-    ]
+        for episode in episodes
+        if (episode.id in held_out) != args.train_split
+        and episode.fps is not None
+        and abs(episode.fps - config.fps) < 1e-3
+        and episode.instructions
+        and len(episode.frames) > given
+    ][: args.episodes]
     if not chosen:
         parser.error(
-            f"none of the {len(train) + len(held_out)} videos is held out, has an instruction and "
+            f"none of the {len(episodes)} episodes is held out, has an instruction and "
             f"{config.fps:g} frames a second"
         )
     cut = ClipConfig(config.num_frames, given, size, fps=config.fps, min_frames=given + 1)

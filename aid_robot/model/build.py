@@ -197,7 +197,9 @@ def build_text_encoder(sizes: ModelSizes, tokenizer: Any | None = None) -> Any:
         )
     )
     if sizes.unit_positions:
-        embeddings = tower.text_model.embeddings if hasattr(tower, "text_model") else tower.embeddings
+        embeddings = (
+            tower.text_model.embeddings if hasattr(tower, "text_model") else tower.embeddings
+        )
         with torch.no_grad():
             nn.init.normal_(embeddings.token_embedding.weight, std=1.0)
             embeddings.position_embedding.weight.copy_(

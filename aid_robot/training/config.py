@@ -67,6 +67,8 @@ class ModelConfig:
     config: dict[str, Any] = field(default_factory=dict)
     # Fields of ModelSizes that differ from the small model's, where `start` is "".
     sizes: dict[str, Any] = field(default_factory=dict)
+    # Begin the AID part anew, where `start` has one, on the prior that it came from.
+    fresh_aid: bool = False
     # Upper bound of a fresh model's vocabulary.
     vocabulary: int = 2048
     # Who splits instructions: "template", "llava:..." or "endpoint:...".

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from aid_robot.extras import require
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.states import make_state_predictor
 from aid_robot.training.cache import Cache, digest
-from aid_robot.training.config import Recipe, StageName
+from aid_robot.training.config import ModelConfig, Recipe, StageName
 from aid_robot.training.data import (
     TrainingData,
     check_sizes,
@@ -144,7 +144,12 @@ class Run:
         recipe = self.recipe
         if start is None or not (start / "aid").is_dir():
             return first_model(recipe, self.data.store, self.states)
-        return load_changed(start, recipe.model.config, recipe.seed)
+        return load_changed(start, self._model_config(start), recipe.seed)
+
+    def _model_config(self, start: Path) -> ModelConfig:
+        # What the recipe itself has trained is not begun anew.
+        own = start.is_relative_to(self.folder)
+        return replace(self.recipe.model, fresh_aid=False) if own else self.recipe.model
 
     def _identity(self, name: StageName) -> dict[str, Any]:
         """Return what a stage's weights depend on, beside its clips."""

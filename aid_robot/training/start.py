@@ -14,7 +14,13 @@ from torch import Tensor
 from aid_robot.data.store import EpisodeStore
 from aid_robot.hub import resolve
 from aid_robot.model.aid import AIDModel
-from aid_robot.model.build import SMALL_SIZES, ModelSizes, build_model, build_tokenizer, zero_residual_branches
+from aid_robot.model.build import (
+    SMALL_SIZES,
+    ModelSizes,
+    build_model,
+    build_tokenizer,
+    zero_residual_branches,
+)
 from aid_robot.model.checkpoint import (
     AID_CONFIG,
     AID_FOLDER,
@@ -41,16 +47,17 @@ def first_model(recipe: Recipe, store: EpisodeStore, states: StatePredictor) -> 
         return new_small_model(model, store, states, recipe.seed)
     folder = resolve(model.start)
     if (folder / AID_FOLDER / AID_CONFIG).exists():
-        return load_changed(folder, model.config, recipe.seed)
+        return load_changed(folder, model, recipe.seed)
     return from_svd(model.start, with_changes(preset(model.preset), model.config), seed=recipe.seed)
 
 
-def load_changed(folder: Path, changes: Mapping[str, Any], seed: int = 0) -> AIDModel:
+def load_changed(folder: Path, wanted: ModelConfig, seed: int = 0) -> AIDModel:
     """Load a model with another config; a fresh AID part where the saved one doesn't fit it."""
     old = load_config(folder)
-    new = with_changes(old, changes)
+    new = with_changes(old, wanted.config)
     before, after = old.to_dict(), new.to_dict()
-    if all(before[name] == after[name] for name in before if name not in _LOOSE):
+    fits = all(before[name] == after[name] for name in before if name not in _LOOSE)
+    if fits and not wanted.fresh_aid:
         model = load_model(folder)
         set_config(model, new)
         return model

@@ -27,8 +27,8 @@ BASES = frozenset(("cube", "can"))
 STACKED = frozenset(("cube", "can", "cup"))
 # A push needs free way ahead of the thing, and room behind it for the gripper.
 _PUSH_AHEAD, _PUSH_BEHIND, _PUSH_SIDE = 0.13, 0.06, 0.01
-# It ends this far on, in view and where it can be reached again [m].
-_PUSH, _X, _Y = 0.075, (0.17, 0.44), 0.23
+# It ends this far on, in view; the gripper comes no nearer to its foot, and reaches no farther [m].
+_PUSH, _NEAREST, _REACH = 0.075, 0.14, 0.46
 # Things this near to each other are not worth moving next to each other.
 _APART = 2 * NEXT_GAP
 
@@ -135,13 +135,16 @@ def _has_way(thing: ThingState, direction: Direction, scene: SceneState) -> bool
     """Say whether a thing lies on the table with nothing before it and room to push behind it."""
     if carried_by(thing.name, scene) is not None:
         return False
-    axis = DIRECTION_VECTORS[direction]
-    x, y = thing.position[:2] + _PUSH * np.array(axis)
-    if not (in_view(x, y, thing.half_size[:2].min()) and _X[0] < x < _X[1] and abs(y) < _Y):
-        return False
-    across = (-axis[1], axis[0])
+    axis = np.array(DIRECTION_VECTORS[direction])
+    across = np.array([-axis[1], axis[0]])
     outline = footprint(thing) - thing.position[:2]
     front, width = (outline @ axis).max(), np.abs(outline @ across).max() + _PUSH_SIDE
+    end = thing.position[:2] + _PUSH * axis
+    behind = thing.position[:2] + ((outline @ axis).min() - _PUSH_BEHIND / 2) * axis
+    if not in_view(float(end[0]), float(end[1]), float(thing.half_size[:2].min())):
+        return False
+    if not all(place[0] > _NEAREST and np.linalg.norm(place) < _REACH for place in (behind, end)):
+        return False
     for other in scene.things:
         if other is thing:
             continue

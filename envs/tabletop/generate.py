@@ -225,6 +225,7 @@ class Generator:
                 task = tasks[index]
                 modes = _failures(task, offered) if fails else ()
                 failure = modes[rng.integers(len(modes))] if modes else None
+                self._env.restore_state(saved)
                 played = self._play(task, failure, rng)
                 tries.append(Try(task.skill, failure is not None, played is not None))
                 if played is not None:

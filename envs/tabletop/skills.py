@@ -29,14 +29,15 @@ from aid_robot.envs.tabletop.grasps import (
 from aid_robot.envs.tabletop.objects import DRAWER
 from aid_robot.envs.tabletop.relations import footprint
 from aid_robot.envs.tabletop.scene import FINGER_TRAVEL
-from aid_robot.envs.tabletop.state import SceneState, ThingState, Vector
+from aid_robot.envs.tabletop.state import GRIPPER, SceneState, ThingState, Vector
 from aid_robot.envs.tabletop.tasks import DIRECTION_VECTORS, FAILURES_OF, Failure, Task
 from aid_robot.envs.tabletop.world import HIGH, LOW, MAX_MOVE, World
 from aid_robot.errors import SimulationError
 
 _STILL, _UP, _FORWARD = np.zeros(3), np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
-# Skills that begin with their object in hand.
-_CARRYING = ("put", "stack", "move_next_to", "lift")
+# Skills that bring their object to a target, and those that begin with it in hand.
+_PLACING = ("put", "stack", "move_next_to")
+_CARRYING = (*_PLACING, "lift")
 Action = NDArray[np.float32]
 Actions = Iterator[Action]
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 _MOVE, _TURN = 0.95 * MAX_MOVE, 0.38
 # While something is pushed or pulled [m a step].
 _SLOW = 0.036
+# How far something is pushed, in how many steps at most, and what they give way to its turning [m].
+_PUSH, _PUSH_STEPS, _ASIDE = 0.065, 7, 0.012
 _MAX_STEPS = 20
 # Above a thing before it is grasped, and above the table while it is carried [m].
 _ABOVE, _CARRY = 0.045, 0.075
@@ -128,10 +131,12 @@ def _other(task: Task, failure: Failure, scene: SceneState, rng: np.random.Gener
     choices = [
         other
         for other in feasible(scene)
-        if other.skill == task.skill
+        if (other.skill == task.skill or (other.skill in _PLACING and task.skill in _PLACING))
         and (other.object != task.object) == wrong_object
         and ((other.target, other.direction) == (task.target, task.direction)) == wrong_object
     ]
+    # Of the same skill, where there are such.
+    choices = [other for other in choices if other.skill == task.skill] or choices
     if not choices:
         raise SimulationError(f"{task} can't fail as '{failure}': the scene has no other to take")
     return choices[rng.integers(len(choices))]
@@ -311,7 +316,6 @@ class _Expert:
             middle += across * (width + 0.04) * self.rng.choice((-1, 1))
         middle[2] = scene.table + min(0.020, 0.7 * thing.half_size.min() + 0.004)
         start = middle - axis * (back + 0.030)
-        end = middle + axis * (0.070 - back - _FINGER)
         # Fingers stand side by side across the way.
         yaw = nearest(math.atan2(axis[1], axis[0]))
         yaw = min((yaw, nearest(yaw + math.pi)), key=abs)
@@ -319,8 +323,17 @@ class _Expert:
         self.opening = min(0.5 * width, 0.018) / FINGER_TRAVEL if thing.kind in LONG else 0.0
         yield from self._approach(start + (thing.top + 0.03) * _UP, yaw)
         yield from self._move(start)
-        yield from self._move(end, speed=_SLOW)
-        yield from self._move(end - 0.02 * axis)
+        for _ in range(_PUSH_STEPS):
+            now = self.world.scene_state()
+            left = _PUSH - float((now[task.object].position - thing.position) @ axis)
+            if left < 0.004:
+                break
+            ahead = min(_SLOW, left) if now.touch(task.object, GRIPPER) else _SLOW
+            # Keep behind its middle, or else it turns away.
+            aside = (now[task.object].position - self.world.target[0]) @ across
+            aside = 0.0 if self.failure else float(np.clip(aside, -_ASIDE, _ASIDE))
+            yield self._action(ahead * axis + aside * across)
+        yield from self._move(self.world.target[0] - 0.02 * axis)
         yield from self._rise(0.06)
 
     def _handle(self, drawer: ThingState) -> Vector:

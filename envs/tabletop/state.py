@@ -71,6 +71,8 @@ class ThingState:
     @cached_property
     def extent(self) -> Vector:
         """Half extents (3,) along the base frame's axes [m]."""
+        if self.kind == "ball":  # the box turns with it, but no ball is larger across
+            return self.half_size
         return np.asarray(np.abs(self.rotation) @ self.half_size)
 
     @property

@@ -121,6 +121,21 @@ def test_captions_are_true_of_their_frame(store: EpisodeStore) -> None:
     assert led > 2
 
 
+def test_what_went_otherwise_than_meant_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([False])
+
+    def fails_once(*args: Any) -> bool:
+        return next(answers, True) and succeeded(*args)
+
+    monkeypatch.setattr(generate, "succeeded", fails_once)
+    config = replace(CONFIG, skills=("lift",))
+    summary = simulate(tmp_path / "store", config, 1, workers=0, progress=False)
+    count = summary.skills["lift"]
+    assert (count.tried, count.done, count.successes) == (2, 1, 1)
+
+
 def test_alternatives_share_their_start(store: EpisodeStore) -> None:
     for start in range(3):
         group = [store[f"tabletop-3-{start}-{place}"] for place in range(3)]

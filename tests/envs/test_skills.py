@@ -1,9 +1,8 @@
-"""Scripted skills do what they are named after, by contact alone, and fail where they are told to."""
+"""Scripted skills do what they are named after, and fail where they are told to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,13 +28,11 @@ def world() -> World:
 
 def scenes(world: World, skill: Skill, seeds: range) -> Iterator[tuple[Task, np.random.Generator]]:
     """Lay out a scene a seed, with a task of the skill."""
-    config = preset("default")
-    if skill in ("open", "close"):
-        config = replace(config, drawer=1.0)
+    things = {"open": ("drawer",), "close": ("drawer",), "stack": ("blue cube",)}.get(skill, ())
     for seed in seeds:
         rng = np.random.default_rng(seed)
         for _ in range(100):
-            world.reset(config, rng)
+            world.reset(preset("default"), rng, things)
             tasks = [task for task in feasible(world.scene_state()) if task.skill == skill]
             if tasks:
                 yield tasks[rng.integers(len(tasks))], rng
@@ -45,7 +42,7 @@ def scenes(world: World, skill: Skill, seeds: range) -> Iterator[tuple[Task, np.
 @pytest.mark.parametrize("skill", SKILLS)
 def test_skill_succeeds_in_fresh_scenes(world: World, skill: Skill) -> None:
     done = []
-    for task, _ in scenes(world, skill, range(6)):
+    for task, _ in scenes(world, skill, range(4)):
         trajectory = run_skill(world, task)
         done.append(trajectory.success)
         assert len(trajectory.actions) <= MOST_STEPS
@@ -57,9 +54,9 @@ def test_skill_succeeds_in_fresh_scenes(world: World, skill: Skill) -> None:
             if before.name not in (task.object, task.target):
                 moved = trajectory.after[before.name].position - before.position
                 assert np.linalg.norm(moved) < 0.03
-    assert len(done) == 6
+    assert len(done) == 4
     # 98 in 100 succeed, though not the same ones with every version of MuJoCo.
-    assert sum(done) >= 5
+    assert sum(done) >= 3
 
 
 @pytest.mark.slow
@@ -112,40 +109,43 @@ def test_skill_works_from_wherever_the_arm_is(world: World, seed: int) -> None:
     assert run_skill(world, Task("put", "red cube", "green plate")).success
 
 
+def scene_that_can_fail(
+    world: World, skill: Skill, failure: Failure, things: tuple[str, ...], rng: np.random.Generator
+) -> Task:
+    """Lay out scenes until there is a task of the skill, and something wrong to do instead."""
+    for _ in range(30):
+        world.reset(preset("easy"), rng, things)
+        tasks = [task for task in feasible(world.scene_state()) if task.skill == skill]
+        for task in rng.permutation(np.array(tasks, object)):
+            try:
+                make_actions(world, task, failure)
+            except SimulationError:
+                continue
+            return task
+    raise AssertionError(f"{skill} can't fail as {failure} in 30 scenes")
+
+
 @pytest.mark.parametrize(
     ("skill", "failure"), [(skill, mode) for skill in SKILLS for mode in FAILURES_OF[skill]]
 )
 def test_deliberate_failure_fails(world: World, skill: Skill, failure: Failure) -> None:
-    failed = []
-    for task, rng in scenes(world, skill, range(20)):
-        try:
-            trajectory = run_skill(world, task, failure=failure, rng=rng)
-        except SimulationError as error:  # nothing else to take
-            assert "the scene has no other" in str(error)
-            continue
-        failed.append(not trajectory.success)
+    cubes = ("red cube", "blue cube", "white cube", "green plate")
+    things = ("drawer", "red cube") if skill in ("open", "close") else cubes
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        task = scene_that_can_fail(world, skill, failure, things, rng)
+        trajectory = run_skill(world, task, failure=failure, rng=rng)
+        assert not trajectory.success
         assert len(trajectory.actions) <= MOST_STEPS + 6
-        if len(failed) == 4:
-            break
-    assert sum(failed) >= 3
 
 
 def test_failures_differ_by_their_generator(world: World) -> None:
     world.reset(preset("easy"), np.random.default_rng(0), ("red cube",))
     task = Task("lift", "red cube")
-    plans = [
-        np.stack(
-            list(
-                action
-                for _, action in zip(
-                    range(3),
-                    make_actions(world, task, "missed_grasp", np.random.default_rng(seed)),
-                    strict=False,
-                )
-            )
-        )
-        for seed in range(6)
-    ]
+    plans = []
+    for seed in range(6):
+        actions = make_actions(world, task, "missed_grasp", np.random.default_rng(seed))
+        plans.append(next(actions))
     assert any(not np.array_equal(plans[0], plan) for plan in plans[1:])
 
 

@@ -29,7 +29,7 @@ class DebugRun:
 # Smaller still than the recipe is.
 SMALLER = (
     "vae.steps=2",
-    "vae.batch_size=4",
+    "vae.log_every=1",
     "clip.steps=2",
     "clip.log_every=1",
     "prior.save_every_minutes=0",

@@ -118,4 +118,4 @@ def test_two_processes_share_the_steps_of_one(debug_run: DebugRun, tmp_path: Pat
     assert [process.wait(LIMIT) for process in processes] == [0, 0]
     for stage in STAGES:
         shared, alone = losses(tmp_path / "run", stage), losses(debug_run.folder, stage)
-        np.testing.assert_allclose(shared, alone, rtol=2e-3)
+        np.testing.assert_allclose(shared, alone, rtol=2e-3, err_msg=stage)

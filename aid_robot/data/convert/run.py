@@ -102,10 +102,12 @@ def ingest(
         if store is not None:
             stack.enter_context(store)
             wanted = settle(store, wanted, codec, quality)
+        left_out = beside(target, "quarantine.jsonl")
+        if store is None:
+            # Of a store that was deleted.
+            left_out.unlink(missing_ok=True)
         stored = frozenset(store.ids if store is not None else ())
-        quarantine = stack.enter_context(
-            closing(Quarantine(beside(target, "quarantine.jsonl"), stored))
-        )
+        quarantine = stack.enter_context(closing(Quarantine(left_out, stored)))
         report = Report(str(target), quarantine=quarantine.path)
         work = _find_work(found, store, quarantine if not retry else (), wanted, limit, report)
         _check(work, store, wanted)

@@ -8,9 +8,7 @@ from pathlib import Path
 from aid_robot.data.convert.prepare import Settings
 from aid_robot.data.store import EpisodeStore
 from aid_robot.data.store.codecs import JpegCodec
-from aid_robot.data.store.layout import get_json
 from aid_robot.data.store.objects import LocalObjects, open_objects
-from aid_robot.data.store.snapshot import Settings as StoreSettings
 from aid_robot.errors import ConfigError
 
 # Attribute of the store: what later runs take over.
@@ -38,8 +36,9 @@ def settle(
     store: EpisodeStore, wanted: Settings, codec: str | None, quality: int | None
 ) -> Settings:
     """Take over how the store was made; ConfigError where something else was asked for."""
-    root = get_json(store.objects, "") or {}
-    made = StoreSettings.from_json(root["attributes"].get("aid_robot"), store.url)
+    made = store.settings
+    # Others' stores can't be opened for writing.
+    assert made is not None
     name = made.codec_name
     made_quality = made.codec.quality if isinstance(made.codec, JpegCodec) else wanted.quality
     if codec not in (None, name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -83,7 +84,7 @@ class CLIPStage(Stage):
         absent = torch.tensor([not text for text in batch.false_captions], device=images.device)
         negatives = torch.where(absent[:, None], -images.detach(), negatives)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            images, texts, negatives = (_gathered(part) for part in (images, texts, negatives))
+            images, texts, negatives = (_Gather.apply(part) for part in (images, texts, negatives))
             parts: list[list[str]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, captions)
             captions = [text for part in parts for text in part]
@@ -113,8 +114,17 @@ class CLIPStage(Stage):
         return figures
 
 
-def _gathered(tensor: Tensor) -> Tensor:
-    """Collect the rows of all processes; the gradient finds its way back to each."""
-    from torch.distributed.nn.functional import all_gather
+class _Gather(torch.autograd.Function):
+    """Collect the rows of all processes; the gradient of all finds its way back to each."""
 
-    return torch.cat(all_gather(tensor))
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].contiguous().clone()
+        dist.all_reduce(summed)
+        return summed.chunk(dist.get_world_size())[dist.get_rank()]

@@ -58,6 +58,15 @@ def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert list(EpisodeStore.open(target).ids)[2:] == ["other/train/0", "other/train/1"]
 
 
+def test_new_store_has_an_empty_quarantine(tmp_path: Path) -> None:
+    recording, target = write_irasim(tmp_path / "lab", episodes=2), tmp_path / "s.zarr"
+    whole = cut(recording / "videos/train/1/rgb.mp4")
+    assert ingest_here(recording, target).total.quarantined == 1
+    (recording / "videos/train/1/rgb.mp4").write_bytes(whole)
+    shutil.rmtree(target)
+    assert ingest_here(recording, target).stored == 2
+
+
 def test_recording_that_was_moved_is_still_the_same(tmp_path: Path) -> None:
     target = tmp_path / "s.zarr"
     folder = write_irasim(tmp_path / "1" / "lab", episodes=3)

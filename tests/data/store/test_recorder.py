@@ -121,11 +121,11 @@ def test_one_recording_at_a_time(tmp_path: Path) -> None:
 
 def test_frames_belong_between_begin_and_end(tmp_path: Path) -> None:
     with EpisodeStore.create(tmp_path / "s.zarr") as store:
-        with pytest.raises(StoreError, match="expected to be within `with store.record"):
+        with pytest.raises(StoreError, match=r"expected to be within `with store.record"):
             store.record(id="a").add({"image_0": FRAME})
         with store.record(id="a") as episode:
             episode.add({"image_0": FRAME})
-        with pytest.raises(StoreError, match="expected to be within `with store.record"):
+        with pytest.raises(StoreError, match=r"expected to be within `with store.record"):
             episode.add({"image_0": FRAME})
         assert store.lengths.tolist() == [1]
 
