@@ -197,9 +197,8 @@ def build_text_encoder(sizes: ModelSizes, tokenizer: Any | None = None) -> Any:
         )
     )
     if sizes.unit_positions:
-        embeddings = (
-            tower.text_model.embeddings if hasattr(tower, "text_model") else tower.embeddings
-        )
+        # Some releases of transformers wrap the tower.
+        embeddings = getattr(tower, "text_model", tower).embeddings
         with torch.no_grad():
             nn.init.normal_(embeddings.token_embedding.weight, std=1.0)
             embeddings.position_embedding.weight.copy_(
@@ -242,15 +241,15 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, length: int) -> Any:
         texts,
         BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=special,
+            # Letters that end a word are named here, or their numbers, and with them which of two
+            # equally frequent pairs is merged first, would differ from run to run.
+            special_tokens=[*special, *(f"{letter}</w>" for letter in alphabet)],
             initial_alphabet=alphabet,
             end_of_word_suffix="</w>",
             show_progress=False,
         ),
     )
     vocab, merges = _vocab_and_merges(learner)
-    for letter in alphabet:  # a byte may also end a word
-        vocab.setdefault(letter + "</w>", len(vocab))
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
 
 

@@ -158,13 +158,11 @@ class Cache:
         if not missing:
             return
         with EpisodeStore.open(store.url, mode="a") as writer:
-            written = 0
-            for item, array in self._computed(store, missing):
+            for place, (item, array) in enumerate(self._computed(store, missing)):
                 per: Any = "episode" if item.kind == "text" else "frame"
                 name = store.ids[item.index]
                 writer.write_cached(item.key, name, array, model_hash=item.hash, per=per)
-                written += 1
-                if written % _GROUP == 0:  # reading brings it to the disk
+                if place % _GROUP == _GROUP - 1:  # reading brings it to the disk
                     writer.read_cached(item.key, name, 0, 1, model_hash=item.hash)
 
     def views(self, store: StoreReader, indices: Sequence[int]) -> list[View]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aid_robot.errors import CheckpointError, ConfigError
 from aid_robot.extras import require
+from aid_robot.hub import resolve
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.states import make_state_predictor
 from aid_robot.training.cache import Cache, digest
@@ -133,11 +134,9 @@ class Run:
     # -- before ------------------------------------------------------------------------------
 
     def _start(self, name: StageName) -> Path | None:
-        before = [stage for stage in self.recipe.stages][: list(self.recipe.stages).index(name)]
-        if before:
-            return self.folder_of(before[-1]) / MODEL
-        from aid_robot.hub import resolve
-
+        order = list(self.recipe.stages)
+        if name != order[0]:
+            return self.folder_of(order[order.index(name) - 1]) / MODEL
         return resolve(self.recipe.model.start) if self.recipe.model.start else None
 
     def _model(self, start: Path | None) -> AIDModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,13 @@ def first(batch: Batch, count: int) -> Batch:
         return value[:count] if isinstance(value, Tensor | tuple) else value
 
     return Batch(**{name: cut(part) for name, part in vars(batch).items()})
+
+
+def other_instructions(some: Batch, batch: Batch) -> Batch:
+    """Give each clip the instruction of another that has a different one."""
+    known = list(dict.fromkeys(batch.clips.instructions))
+    others = tuple(known[(known.index(text) + 1) % len(known)] for text in some.clips.instructions)
+    return replace(some, clips=replace(some.clips, instructions=others), text=None)
 
 
 class SampleDataset(ClipDataset):

@@ -93,8 +93,13 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 def whole(tensor: Tensor) -> Tensor:
     """Copy a tensor to the CPU, gathered where it is shared out over processes."""
-    found = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return found.detach().to("cpu", copy=True)
+    return gathered(tensor).detach().to("cpu", copy=True)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Gather a tensor where it is shared out over processes, which all must ask for it."""
+    found: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return found
 
 
 def copy_whole(target: Tensor, source: Tensor) -> None:

@@ -27,6 +27,7 @@ from aid_robot.training.stages.stage import Figures, Stage, all_parts_on
 from aid_robot.training.state import (
     copy_whole,
     disk_errors,
+    gathered,
     read_state,
     state_files,
     whole,
@@ -113,6 +114,7 @@ class Trainer:
         self._parameters: list[Tensor] = list(stage.trained.values())
         self._averages = [parameter.detach().clone() for parameter in self._parameters]
         self.step, self.elapsed = 0, 0.0
+        self._judged: tuple[int, Figures] | None = None
         self._tensorboard = tensorboard
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -136,7 +138,7 @@ class Trainer:
         try:
             with disk_errors(self.folder), _stop_requests() as stop:
                 while not self._is_over():
-                    losses.append(self._step(batches))
+                    losses.append(self.take_step(batches))
                     self.elapsed, stopped = self._agreed(time.monotonic() - started, bool(stop))
                     if log is not None:
                         log.advance()
@@ -158,17 +160,21 @@ class Trainer:
                 log.close()
         return {name: whole(a) for name, a in zip(self._names, self._averages, strict=True)}
 
-    def measure(self, predictions: int | None = None) -> Figures:
+    def measure(self) -> Figures:
         """Judge the averaged weights by the held-out clips."""
+        if self._judged is not None and self._judged[0] == self.step:
+            return self._judged[1]
         batch = collate_samples(self.held_out).to(self.device)
-        count = self.config.validation_predictions if predictions is None else predictions
+        count = self.config.validation_predictions
         with self._averaged(), all_parts_on(self.stage.model, self.device), self._autocast():
             figures: Figures = self.module(batch, task="measure", count=count)
+        self._judged = self.step, figures
         return figures
 
     # -- one step ----------------------------------------------------------------------------
 
-    def _step(self, batches: Iterator[Any]) -> Tensor:
+    def take_step(self, batches: Iterator[Any]) -> Tensor:
+        """Read a step's clips and learn from them; returns its loss and gradient norm, (2,)."""
         config, processes = self.config, self.accelerator.num_processes
         rank, total = self.accelerator.process_index, torch.zeros((), device=self.device)
         for part in range(config.accumulation):
@@ -190,8 +196,7 @@ class Trainer:
         decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
-        norm = whole(norm) if self.device.type == "cpu" else norm.detach()
-        return torch.stack([total, norm.to(total.device)])
+        return torch.stack([total, gathered(norm).detach().to(total.device)])
 
     def _rate(self) -> float:
         """Return the share of the learning rate: up over the warm-up, down over the budget."""
@@ -241,11 +246,12 @@ class Trainer:
         if not finite.all():
             place = int((~finite).int().argmax())
             step = self.step - len(losses) + place
-            what = "loss" if not table[place, 0].isfinite() else "gradient"
+            kind = 0 if not table[place, 0].isfinite() else 1
+            what, value = ("loss", "gradient")[kind], table[place, kind].item()
             states = state_files(self.folder)
             safe = f"{states[-1].name} is the last good state" if states else "nothing was saved"
             raise TrainingError(
-                f"the {what} of step {step} is {table[place, what == 'gradient'].item()}; {safe}: "
+                f"the {what} of step {step} is {value}; {safe}: "
                 f"lower learning_rate={self.config.learning_rate:g} or "
                 f"grad_clip={self.config.grad_clip:g}, or use precision='fp32', and train into "
                 f"another folder than {self.folder}"
@@ -278,12 +284,14 @@ class Trainer:
         """Put the averaged weights into the stage for a while."""
         kept = [parameter.detach().clone() for parameter in self._parameters]
         with torch.no_grad():
-            torch._foreach_copy_(self._parameters, self._averages)
+            for parameter, average in zip(self._parameters, self._averages, strict=True):
+                parameter.copy_(average)
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._parameters, kept)
+                for parameter, value in zip(self._parameters, kept, strict=True):
+                    parameter.copy_(value)
 
     # -- the state ---------------------------------------------------------------------------
 

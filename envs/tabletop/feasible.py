@@ -141,7 +141,7 @@ def _has_way(thing: ThingState, direction: Direction, scene: SceneState) -> bool
     front, width = (outline @ axis).max(), np.abs(outline @ across).max() + _PUSH_SIDE
     end = thing.position[:2] + _PUSH * axis
     behind = thing.position[:2] + ((outline @ axis).min() - _PUSH_BEHIND / 2) * axis
-    if not in_view(float(end[0]), float(end[1]), float(thing.half_size[:2].min())):
+    if not in_view(end, float(thing.half_size[:2].min())):
         return False
     if not all(place[0] > _NEAREST and np.linalg.norm(place) < _REACH for place in (behind, end)):
         return False

@@ -32,9 +32,8 @@ def aligned_yaw(thing: ThingState, near: float) -> float | None:
     """The yaw at which faces are parallel, next to the yaw that is."""
     if thing.kind != "cube":
         return None
-    step = math.pi / 2
-    heading = _heading(thing)
-    return near + (heading - near + step / 2) % step - step / 2
+    quarter = math.pi / 2
+    return near + (_heading(thing) - near + quarter / 2) % quarter - quarter / 2
 
 
 def grasp_pose(thing: ThingState, scene: SceneState) -> tuple[Vector, float, float]:
@@ -130,7 +129,7 @@ def beside(
             outline = outline @ np.array([[c, s], [-s, c]])
             distance = (near @ out).max() - (outline @ out).min() + 0.016
             place = target.position[:2] + out * distance
-            inside = in_view(float(place[0]), float(place[1]), 0.03) and 0.18 < place[0] < 0.43
+            inside = bool(in_view(place, 0.03)) and 0.18 < place[0] < 0.43
             radius = float(np.linalg.norm(outline, axis=1).max())
             room = min((_distance(place, other) - radius for other in others), default=0.1)
             cost = abs(turn) + (0 if inside else 10) + 60 * max(0.0, 0.022 - room)

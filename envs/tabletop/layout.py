@@ -13,15 +13,17 @@ import numpy as np
 from aid_robot.envs.tabletop.config import TabletopConfig
 from aid_robot.envs.tabletop.names import SYNONYMS, normalize
 from aid_robot.envs.tabletop.objects import DRAWER, KINDS, Kind
-from aid_robot.envs.tabletop.view import in_view
+from aid_robot.envs.tabletop.view import CAMERA, in_view
 from aid_robot.errors import SimulationError
 
 # Where things' centres may lie [m]: what arm and camera both reach.
-X_RANGE, Y_RANGE = (0.215, 0.400), (-0.165, 0.185)
+X_RANGE, Y_RANGE = (0.215, 0.400), (-0.145, 0.185)
 # Things lie in this part of the picture, so that they and the gripper are seen whole.
 _VIEW = 0.86
+# What is grasped is small, and farther from below the camera less than 12 of 128 pixels wide [m].
+_FAR = 0.454
 # Free space between two things, so that a finger fits between them [m].
-GAP = 0.035
+GAP = 0.030
 # The same beside the way of a drawer.
 _LANE_GAP = 0.015
 # The cabinet's centre: far from the robot, so that there is room before it, on either side.
@@ -29,7 +31,7 @@ _CABINET_X, _CABINET_Y = (0.43, 0.45), ((-0.10, -0.07), (0.11, 0.15))
 _CABINET_HALF = (DRAWER.half_size[0] + 0.012, DRAWER.half_size[1] + 0.010)
 # What the open drawer's handle and the gripper at it need before them [m].
 _BEFORE = 0.065
-_TRIES, _PLACES = 200, 60
+_TRIES, _PLACES = 300, 200
 # A kind, and the colour of this one.
 _Chosen: TypeAlias = tuple[Kind, str]
 
@@ -155,30 +157,27 @@ def _place(
         low[0] -= DRAWER.travel + _BEFORE
     for kind, color in sorted(chosen, key=lambda item: -max(item[0].half_size[:2])):
         number = sum(kind.name == other.kind for other in placed)
-        is_square = kind.name in ("cloth", "cube")
         half = kind.half_size[:2]
-        radius = math.hypot(*half) if is_square else max(half)
-        for _ in range(_PLACES):
-            at = np.array([rng.uniform(*X_RANGE), rng.uniform(*Y_RANGE)])
-            apart = np.linalg.norm(taken[:, :2] - at, axis=1) - taken[:, 2] - radius
-            beside = np.linalg.norm(np.maximum(np.maximum(low - at, at - high), 0)) - radius
-            if (
-                (apart > GAP).all()
-                and beside > _LANE_GAP
-                and in_view(float(at[0]), float(at[1]), radius, _VIEW)
-            ):
-                break
-        else:
+        radius = math.hypot(*half) if kind.name == "cloth" else max(half)
+        at = rng.uniform((X_RANGE[0], Y_RANGE[0]), (X_RANGE[1], Y_RANGE[1]), (_PLACES, 2))
+        apart = np.linalg.norm(at[:, None] - taken[:, :2], axis=-1) - taken[:, 2] - radius
+        beside = np.linalg.norm(np.maximum(np.maximum(low - at, at - high), 0), axis=-1) - radius
+        far = np.linalg.norm(at - CAMERA[:2], axis=-1) > _FAR
+        free = (apart > GAP).all(-1) & (beside > _LANE_GAP) & in_view(at, radius, _VIEW)
+        if kind.graspable:
+            free &= ~far
+        if not free.any():
             return tuple(placed), kind.called(color)
-        taken = np.vstack([taken, (*at, radius)])
+        x, y = at[free.argmax()].tolist()
+        taken = np.vstack([taken, (x, y, radius)])
         placed.append(
             Placed(
                 kind.called(color),
                 kind.name,
                 color if kind.named_by_color else None,
                 f"{kind.name}_{number}",
-                float(at[0]),
-                float(at[1]),
+                x,
+                y,
                 float(rng.uniform(-math.pi, math.pi)),
             )
         )

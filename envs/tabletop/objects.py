@@ -96,15 +96,15 @@ def _lifted(parts: tuple[Part, ...], z: float) -> tuple[Part, ...]:
 
 _GREEN = (0.20, 0.55, 0.16)
 _KINDS = (
-    Kind("cube", (Part("box", (0.022,) * 3),), (0.022,) * 3, 0.04, ANY_COLOR, count=3),
-    Kind("ball", (Part("sphere", (0.022,), rolls=True),), (0.022,) * 3, 0.03, ANY_COLOR, count=2),
+    Kind("cube", (Part("box", (0.0235,) * 3),), (0.0235,) * 3, 0.04, ANY_COLOR, count=3),
+    Kind("ball", (Part("sphere", (0.0245,), rolls=True),), (0.0245,) * 3, 0.03, ANY_COLOR, count=2),
     Kind(
         "can",
         (
-            Part("cylinder", (0.021, 0.031)),
-            Part("cylinder", (0.0185, 0.0015), (0, 0, 0.0308), rgb=(0.75, 0.75, 0.77)),
+            Part("cylinder", (0.024, 0.032)),
+            Part("cylinder", (0.0215, 0.0015), (0, 0, 0.0318), rgb=(0.75, 0.75, 0.77)),
         ),
-        (0.021, 0.021, 0.032),
+        (0.024, 0.024, 0.033),
         0.05,
         ("red", "green", "blue", "yellow", "white"),
         count=2,
@@ -194,14 +194,16 @@ KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _KINDS}
 class DrawerSize:
     """A cabinet that stands still, and the drawer that slides out of it towards the robot [m]."""
 
-    # Half extents of the drawer's box.
-    half_size: tuple[float, float, float] = (0.050, 0.062, 0.022)
+    # Half extents of the drawer's box, which closes over everything that can be grasped.
+    half_size: tuple[float, float, float] = (0.050, 0.062, 0.035)
     wall: float = 0.003
     # How far it opens.
     travel: float = 0.085
     # From the front to the handle's bar, wide enough for closed fingers.
     handle_gap: float = 0.034
     bar: float = 0.005
+    # Of the bar, above the drawer's middle.
+    handle_height: float = 0.012
 
 
 DRAWER = DrawerSize()

@@ -121,7 +121,7 @@ class Renderer(ABC):
 def make_renderer(
     model: Any, height: int, width: int, kind: Kind = "auto", shadows: bool = True
 ) -> Renderer:
-    """Make a renderer for the calling thread.
+    """Make a renderer, of the best kind that works here or of one kind by its name.
 
     "auto" takes the first kind of OpenGL that works here, EGL before OSMesa, else rays; where
     $MUJOCO_GL names a kind, only that one or rays. A process can use one kind of OpenGL.

@@ -27,8 +27,8 @@ _EVERYTHING = mujoco.mjtCatBit.mjCAT_ALL.value
 
 # MuJoCo reads sizes from the model while it makes a context, and one GL library is loaded once.
 _making = threading.Lock()
-# Left by renderers that were closed or collected, to be freed before the next frame: the collector
-# may run in the midst of another renderer's.
+# Left by renderers that were collected, to be freed before the next frame: the collector may run in
+# the midst of one.
 _orphans: deque[_Contexts] = deque()
 
 

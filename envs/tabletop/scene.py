@@ -114,8 +114,8 @@ def _add_drawer(spec: Any) -> None:
     box(drawer, "drawer_2", (hx, wall / 2, hz), (0, -hy + wall / 2, 0))
     box(drawer, "drawer_3", (wall / 2, hy, hz), (hx - wall / 2, 0, 0))
     box(drawer, "drawer_4", (wall, hy + 0.006, hz + 0.004), (-hx - wall / 2, 0, 0.002))
-    front, width = -hx - gap - bar, 0.035
-    rod("drawer_5", bar, (front, -width, hz, front, width, hz))
+    front, width, up = -hx - gap - bar, 0.035, DRAWER.handle_height
+    rod("drawer_5", bar, (front, -width, up, front, width, up))
     for number, y in enumerate((-width, width)):
-        rod(f"drawer_{6 + number}", 0.8 * bar, (-hx, y, hz, front, y, hz))
+        rod(f"drawer_{6 + number}", 0.8 * bar, (-hx, y, up, front, y, up))
     spec.add_exclude(bodyname1="cabinet", bodyname2="drawer")

@@ -232,8 +232,7 @@ class _Expert:
             thing = scene[name]
             point, yaw, width = grasp_pose(thing, scene)
             if missed:
-                side = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
-                point = point + side * (width / 2 + 0.028) * self.rng.choice((-1, 1)) + 0.004 * _UP
+                point = self._beside_or_above(thing, point, yaw)
             room = ROOM if attempt == 0 else 0.02
             above = point + (_ABOVE + max(0.0, thing.top - point[2])) * _UP
             self.opening = min(1.0, (width / 2 + room) / FINGER_TRAVEL)
@@ -243,6 +242,14 @@ class _Expert:
             if missed:
                 return
         # A second miss is left to be one.
+
+    def _beside_or_above(self, thing: ThingState, point: Vector, yaw: float) -> Vector:
+        """Where closing fingers miss a thing: too high, or before or behind it."""
+        if self.rng.random() < 0.5:
+            return np.array([*point[:2], thing.top + 0.012])
+        ahead = np.array([math.cos(yaw), math.sin(yaw), 0.0])
+        reach = np.abs((footprint(thing) - thing.position[:2]) @ ahead[:2]).max() + 0.018
+        return np.asarray(point + reach * self.rng.choice((-1, 1)) * ahead)
 
     def _carry(self, task: Task) -> Actions:
         scene = self.world.scene_state()
@@ -259,8 +266,12 @@ class _Expert:
         offset = self._offset(task.object) if held else np.zeros(3)
         over = np.array([place[0] - offset[0], place[1] - offset[1], at[2]])
         if self.failure == "dropped":
-            part = self.rng.uniform(0.3, 0.6)
-            yield from self._move(at + part * (over - at))
+            # On the way, but well off the target.
+            places = at + np.linspace(0, self.rng.uniform(0.3, 0.6), 10)[:, None] * (over - at)
+            apart = places - [*scene[task.target].position[:2], at[2]]
+            near = np.linalg.norm(apart, axis=1) < 0.13
+            place = places[max(0, int((~near).cumprod().sum()) - 1)]
+            yield from self._move(place + near[0] * 0.06 * apart[0] / np.linalg.norm(apart[0]))
             yield from self._grip(1.0, 2)
         yield from self._move(over, yaw)
         if self.failure in ("dropped", "missed_grasp") or not held:
@@ -292,7 +303,11 @@ class _Expert:
             if target.kind == "drawer":
                 opened = DRAWER.travel * float(target.open or 0)
                 x = target.position[0] - (DRAWER.half_size[0] - opened / 2)
-                return np.array([x, target.position[1], target.top + 0.004]), None
+                # It is wider than deep: fingers open along its width, and what is long lies so.
+                is_long = thing.kind in LONG
+                yaw = math.copysign(math.pi / 2, self._yaw()) if is_long else 0.0
+                height = target.top + 0.004 if is_long else target.bottom + 0.03
+                return np.array([x, target.position[1], height]), yaw
             deep = target.kind in ("bowl", "pot", "cup")
             height = target.top + 0.004 if deep else target.position[2] + 0.004
             return np.array([*target.position[:2], height]), None
@@ -326,7 +341,7 @@ class _Expert:
         for _ in range(_PUSH_STEPS):
             now = self.world.scene_state()
             left = _PUSH - float((now[task.object].position - thing.position) @ axis)
-            if left < 0.004:
+            if left < 0.004 or (self.world.target[0] - middle) @ axis > _PUSH:
                 break
             ahead = min(_SLOW, left) if now.touch(task.object, GRIPPER) else _SLOW
             # Keep behind its middle, or else it turns away.
@@ -338,10 +353,8 @@ class _Expert:
 
     def _handle(self, drawer: ThingState) -> Vector:
         """The middle of the handle's bar."""
-        hx, _, hz = DRAWER.half_size
-        return np.asarray(
-            drawer.position - (hx + DRAWER.handle_gap + DRAWER.bar) * _FORWARD + hz * _UP
-        )
+        front = DRAWER.half_size[0] + DRAWER.handle_gap + DRAWER.bar
+        return np.asarray(drawer.position - front * _FORWARD + DRAWER.handle_height * _UP)
 
     def _pull(self, name: str) -> Actions:
         bar = self._handle(self.world.scene_state()[name])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
+
+from aid_robot.envs.tabletop.state import Vector
 
 # As scene.xml has it: place [m], axes to the right and up, angle of view [degrees].
 CAMERA = np.array([0.0, -0.16, 0.336])
@@ -15,11 +18,13 @@ _AROUND = np.linspace(0, 2 * math.pi, 8, endpoint=False)
 _CIRCLE = np.stack([np.cos(_AROUND), np.sin(_AROUND), 0 * _AROUND], -1)
 
 
-def in_view(x: float, y: float, radius: float, share: float = 1.0) -> bool:
-    """Say whether a disc on the table lies whole in the middle `share` of the picture's sides.
+def in_view(places: Vector, radius: float, share: float = 1.0) -> NDArray[np.bool_]:
+    """Say for places (..., 2) on the table whether a disc there is seen whole.
 
-    As seen by the camera where it stands exactly; a scene may shift and turn it a little.
+    Whole in the middle `share` of the picture's sides, by the camera where it stands exactly; a
+    scene may shift and turn it a little.
     """
-    seen = (_CIRCLE * radius + (x, y, 0) - CAMERA) @ _AXES
+    ground = np.concatenate([places, 0 * places[..., :1]], -1)
+    seen = (ground[..., None, :] + _CIRCLE * radius - CAMERA) @ _AXES
     limit = share * math.tan(math.radians(FOVY) / 2)
-    return bool((np.abs(seen[:, :2] / -seen[:, 2:]) < limit).all())
+    return np.asarray((np.abs(seen[..., :2] / -seen[..., 2:]) < limit).all((-2, -1)))

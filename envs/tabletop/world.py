@@ -38,12 +38,26 @@ _HOME_ANGLES = np.array([0.0, -0.6, 0.6, 0.0, 1.5, 0.0])
 _SETTLE = 100
 # Scenes that are laid out until one stays as it is.
 _TRIES = 20
+# Of the table that is always the same, and the drawer's colour.
+_PLAIN, _WOOD = 3, (0.72, 0.60, 0.45)
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # What a scene's looks are made of, beside the physics.
 _LOOKS = (
     "geom_rgba", "tex_data", "light_pos", "light_dir", "light_diffuse", "light_ambient",
     "light_specular", "cam_pos", "cam_quat", "body_pos", "body_gravcomp", "geom_group",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """Chance for each part of a scene, so that no switch of a config changes the other parts."""
+
+    layout: np.random.Generator
+    start: np.random.Generator
+    colors: np.random.Generator
+    table: np.random.Generator
+    light: np.random.Generator
+    camera: np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,8 @@ class World:
     ) -> None:
         """Lay out a new scene that holds at least `things`, and let it come to rest."""
         for _ in range(_TRIES):
-            self._set_up(random_layout(config, rng, things), config, rng)
+            streams = _Streams(*map(np.random.default_rng, rng.integers(2**63, size=6)))
+            self._set_up(random_layout(config, streams.layout, things), config, streams)
             if self._at_rest():
                 return
         raise SimulationError(
@@ -151,18 +166,16 @@ class World:
 
     # A new scene
 
-    def _set_up(
-        self, things: Sequence[Placed], config: TabletopConfig, rng: np.random.Generator
-    ) -> None:
+    def _set_up(self, things: Sequence[Placed], config: TabletopConfig, streams: _Streams) -> None:
         model, data = self.model, self.data
         for name, values in self._fresh.items():
             getattr(model, name)[:] = values
         mujoco.mj_resetData(model, data)
         self.things = tuple(things)
-        self._paint(config, rng)
+        self._paint(config, streams)
         for placed in self.things:
             self._put_down(placed)
-        shift = rng.uniform(-config.start_shift, config.start_shift, 3) * (1, 1, 0.5)
+        shift = streams.start.uniform(-1, 1, 3) * (1, 1, 0.5) * config.start_shift
         position, rotation = HOME + shift, np.eye(3)
         self._angles = self.arm.reach(position, rotation, _HOME_ANGLES)
         self._target = position, rotation, 1.0
@@ -189,26 +202,25 @@ class World:
     def _show(self, body: str) -> None:
         self.model.geom_group[self._geom_body == self.model.body(body).id] = 0
 
-    def _paint(self, config: TabletopConfig, rng: np.random.Generator) -> None:
-        model = self.model
-        table, backdrop = (rng if config.vary_table else np.random.default_rng(n) for n in (3, 4))
+    def _paint(self, config: TabletopConfig, streams: _Streams) -> None:
+        model, rng = self.model, streams.colors
+        table = streams.table if config.vary_table else np.random.default_rng(_PLAIN)
         set_texture(model, "table", table_texture(table, TEXTURE))
-        set_texture(model, "backdrop", backdrop_texture(backdrop, TEXTURE))
-        set_light(model, "sun", random_light(rng) if config.vary_light else DEFAULT_LIGHT)
+        set_texture(model, "backdrop", backdrop_texture(table, TEXTURE))
+        light = random_light(streams.light) if config.vary_light else DEFAULT_LIGHT
+        set_light(model, "sun", light)
         camera = model.camera("image_0").id
-        model.cam_pos[camera] += rng.uniform(-1, 1, 3) * config.camera_shift
-        turn = rng.uniform(-1, 1, 3) * config.camera_turn
+        model.cam_pos[camera] += streams.camera.uniform(-1, 1, 3) * config.camera_shift
+        turn = streams.camera.uniform(-1, 1, 3) * config.camera_turn
         mujoco.mju_quatIntegrate(model.cam_quat[camera], turn, 1.0)
+        amount = 1.0 if config.vary_colors else 0.0
         for placed in self.things:
             if placed.kind == "drawer":
-                color = NAMED_COLORS["white"] if not config.vary_colors else (0.72, 0.6, 0.45)
-                self._color("cabinet_", vary_color(color, rng, 0.06), 4)
-                self._color("drawer_", vary_color(color, rng, 0.06), 5)
+                self._color("cabinet_", vary_color(_WOOD, rng, 0.06 * amount), 4)
+                self._color("drawer_", vary_color(_WOOD, rng, 0.06 * amount), 5)
                 continue
             kind = KINDS[placed.kind]
-            rgb = NAMED_COLORS[placed.color or kind.colors[0]]
-            if config.vary_colors:
-                rgb = vary_color(rgb, rng)
+            rgb = vary_color(NAMED_COLORS[placed.color or kind.colors[0]], rng, 0.035 * amount)
             for number, part in enumerate(kind.parts):
                 if part.rgb is None:
                     model.geom(f"{placed.body}_{number}").rgba[:3] = rgb

@@ -268,7 +268,7 @@ def test_things_lie_apart_in_view_and_are_told_apart(seed: int, name: str) -> No
     assert any(KINDS[thing.kind].graspable for thing in things)
     for number, thing in enumerate(things):
         radius = max(KINDS[thing.kind].half_size[:2])
-        assert in_view(thing.x, thing.y, radius, 0.9)
+        assert in_view(np.array([thing.x, thing.y]), radius, 0.9)
         for second in things[:number]:
             apart = math.hypot(thing.x - second.x, thing.y - second.y)
             assert apart > radius + max(KINDS[second.kind].half_size[:2]) + 0.03

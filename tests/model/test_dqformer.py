@@ -94,3 +94,23 @@ def test_order_of_states_matters() -> None:
         forward = dqformer(text, states, image).spatial
         backward = dqformer(text, states.flip(1), image).spatial
     assert (forward - backward).abs().max() > 1e-3
+
+
+def test_without_mcondition_text_and_image_are_the_context_of_every_frame() -> None:
+    config = tiny_config(dqformer=DQFormerConfig(num_attention_heads=2, enabled=False))
+    dqformer = DQFormer(config, context_dim=8, text_dim=12, image_dim=10)
+    text, states, image = torch.randn(2, 3, 12), torch.randn(2, 4, 3, 12), torch.randn(2, 5, 10)
+    context = dqformer(text, states, image)
+    assert context.spatial.shape == (2, 4, 8, 8)
+    assert context.temporal.shape == (2, 8, 8)
+    assert context.spatial[:, 0].equal(context.spatial[:, 3])
+    assert {name.split(".")[0] for name in dqformer.state_dict()} == {"image_in", "context_out"}
+
+
+def test_without_states_the_instruction_stands_for_them() -> None:
+    config = tiny_config(dqformer=DQFormerConfig(num_attention_heads=2, states=False))
+    dqformer = DQFormer(config, context_dim=12, text_dim=12, image_dim=12)
+    text, image = torch.randn(2, 3, 12), torch.randn(2, 5, 12)
+    first, second = (dqformer(text, torch.randn(2, 4, 3, 12), image).spatial for _ in range(2))
+    assert first.equal(second)
+    assert not dqformer(text + 1, torch.zeros(2, 4, 3, 12), image).spatial.equal(first)

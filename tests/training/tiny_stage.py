@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from aid_robot.training.samples import SampleDataset
 from aid_robot.training.stages import STAGE_CLASSES, Stage, make_stage
 from aid_robot.training.trainer import Trainer
 from aid_robot.training.views import View
-from tests.tiny import tiny_model
+from tests.tiny import SIZES, tiny_model
 from tests.training.episodes import square_episode
 
+SMALL = replace(SIZES, unet_channels=(32, 32), unet_heads=(2, 2))
 CONFIG = {"steps": 4, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 1, "log_every": 1}
 
 
@@ -35,7 +37,9 @@ def tiny_clips(name: StageName = "prior", count: int = 4) -> SampleDataset:
 def tiny_stage(name: StageName = "prior", model: AIDModel | None = None, **config: Any) -> Stage:
     """Set up a stage of a tiny model."""
     settings = StageConfig(**{**CONFIG, **config})
-    return make_stage(name, model or tiny_model(), settings, make_state_predictor("template"))
+    return make_stage(
+        name, model or tiny_model(sizes=SMALL), settings, make_state_predictor("template")
+    )
 
 
 def tiny_trainer(folder: Path, stage: Stage, **arguments: Any) -> Trainer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext, ForkContext
 from typing import Any
 
 import cv2
@@ -101,7 +103,9 @@ class ClipLoader(DataLoader[Clip]):
         infinite: Go on from one epoch into the next; else the last batch may be smaller.
         rank: Of this process; by default as torch.distributed says.
         world_size: Number of processes.
-        options: Further ones of DataLoader: num_workers, pin_memory, prefetch_factor, ...
+        options: Further ones of DataLoader: num_workers, pin_memory, prefetch_factor, ... Workers
+            are started anew ("forkserver" or "spawn"), since OpenCV's threads, which resize
+            frames, don't survive a fork: a forked worker may wait for them forever.
     """
 
     def __init__(
@@ -116,6 +120,14 @@ class ClipLoader(DataLoader[Clip]):
     ) -> None:
         # DataLoader has an attribute `sampler` of another type.
         self.clips = ClipSampler(dataset, infinite=infinite, rank=rank, world_size=world_size)
+        start = options.get("multiprocessing_context") or _new_process()
+        if start == "fork" or isinstance(start, ForkContext):
+            raise ConfigError(
+                "multiprocessing_context is 'fork', in which a worker may hang; expected "
+                "'forkserver' or 'spawn'"
+            )
+        if options.get("num_workers"):
+            options["multiprocessing_context"] = start
         options = {"collate_fn": collate, "worker_init_fn": one_thread, **options}
         super().__init__(dataset, batch_size, sampler=self.clips, **options)
         self._batch, self._position = batch_size, self.clips.position
@@ -144,5 +156,14 @@ class ClipLoader(DataLoader[Clip]):
 
 
 def one_thread(worker: int) -> None:
-    """Give a DataLoader's worker one thread, as torch does: the others have the other cores."""
-    cv2.setNumThreads(1)
+    """Keep OpenCV's threads out of a DataLoader's worker: the workers share the cores already."""
+    cv2.setNumThreads(0)
+
+
+def _new_process() -> BaseContext:
+    """How workers are started: from a process that has imported what they need, and no threads."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["aid_robot.data.clips"])
+    return context

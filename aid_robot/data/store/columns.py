@@ -209,8 +209,12 @@ class ColumnWriter:
     def reclaim(self) -> None:
         """Remove what is stored of rows from `limit` on."""
         shard_rows = self.layout.shard_rows
-        for number in range(-(-self.limit // shard_rows), -(-self.declared // shard_rows)):
-            self._objects.delete(self._object_key(number))
+        folder, position = (self.key, 1) if self.layout.separator == "." else (f"{self.key}/c", 0)
+        # Those that are there: the metadata may claim any number.
+        for name in self._objects.names(folder):
+            number = [*name.split("."), ""][position]
+            if number.isdecimal() and int(number) * shard_rows >= self.limit:
+                self._objects.delete(self._object_key(int(number)))
         if self.limit % shard_rows:
             self._shard(self.limit // shard_rows).changed = True
             self.flush()

@@ -58,9 +58,8 @@ def compact_in_place(store: EpisodeStore) -> None:
             f"{objects.url} can't be swapped for its compacted copy; expected a target: "
             "compact(target=...), then use that"
         )
+    clear_beside(objects)
     made, previous = beside(objects.root)
-    _remove(made)
-    _remove(previous)
     try:
         copy_store(store, made)
         _copy_others(objects.root, made)
@@ -110,6 +109,13 @@ def finish_swap(objects: Objects) -> None:
             lock.release()
 
 
+def clear_beside(objects: Objects) -> None:
+    """Remove what a compaction that was killed left; the store's lock is held."""
+    if isinstance(objects, LocalObjects):
+        for path in beside(objects.root):
+            _remove(path)
+
+
 def beside(root: Path) -> tuple[Path, Path]:
     """Name the folders of the compacted copy and of what it replaces."""
     return root.with_name(f".{root.name}.compacted"), root.with_name(f".{root.name}.previous")
@@ -136,9 +142,8 @@ def make_room(objects: Objects, overwrite: bool) -> None:
         )
     if isinstance(objects, LocalObjects):
         # A new folder, so that open readers notice.
-        made, previous = beside(objects.root)
-        _remove(made)
-        _remove(previous)
+        clear_beside(objects)
+        _, previous = beside(objects.root)
         objects.root.rename(previous)
         objects.forget_folders()
         rmtree(previous)

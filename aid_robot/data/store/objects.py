@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aid_robot.errors import StoreError
@@ -228,15 +229,18 @@ class LocalObjects(Objects):
         self._unsettled.clear()
 
     def delete(self, key: str) -> None:
-        with suppress(FileNotFoundError):
-            (self.root / key).unlink()
+        try:
+            (self.root / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(str(error)) from error
 
     def delete_folder(self, key: str) -> None:
-        from shutil import rmtree
-
         folder = self.root / key
-        if folder.is_dir():
-            rmtree(folder)
+        try:
+            if folder.is_dir():
+                rmtree(folder)
+        except OSError as error:
+            raise WriteError(str(error)) from error
         self._folders.clear()
 
     def forget_folders(self) -> None:
@@ -335,12 +339,18 @@ class ZarrObjects(Objects):
     def delete(self, key: str) -> None:
         from zarr.core.sync import sync
 
-        sync(self.store.delete(key))
+        try:
+            sync(self.store.delete(key))
+        except Exception as error:
+            raise WriteError(str(error)) from error
 
     def delete_folder(self, key: str) -> None:
         from zarr.core.sync import sync
 
-        sync(self.store.delete_dir(key))
+        try:
+            sync(self.store.delete_dir(key))
+        except Exception as error:
+            raise WriteError(str(error)) from error
 
     def names(self, folder: str) -> list[str]:
         from zarr.core.sync import sync

@@ -17,7 +17,7 @@ from aid_robot.data.store.columns import Array, Column
 from aid_robot.data.store.frames import StoreFrames, read_frames
 from aid_robot.data.store.objects import LocalObjects, Objects, ZarrObjects, open_objects
 from aid_robot.data.store.records import EpisodeRecord
-from aid_robot.data.store.shown import show
+from aid_robot.data.store.shown import Shown, show
 from aid_robot.data.store.snapshot import Settings, Snapshot
 from aid_robot.errors import StoreError
 
@@ -38,9 +38,9 @@ class StoreReader:
     threads, forked, and sent to processes, which then show the same episodes.
     """
 
-    def __init__(self, objects: Objects, pinned: tuple[str, Snapshot] | None = None) -> None:
+    def __init__(self, objects: Objects, shown: Shown | None = None) -> None:
         self._objects = objects
-        self._shown = show(objects, pinned)
+        self._shown = shown or show(objects)
 
     @property
     def url(self) -> str:
@@ -297,7 +297,6 @@ class StoreReader:
         )  # fmt: skip
 
 
-@lru_cache(maxsize=8)
 def _reopened(
     kind: type[StoreReader],
     source: Any,
@@ -306,10 +305,18 @@ def _reopened(
     keys: tuple[str, ...],
     dropped: tuple[int, ...],
 ) -> StoreReader:
-    """Open the same snapshot in another process, once for all that is sent there."""
+    """Open the same snapshot in another process."""
+    shown = _shown_again(source, generation, count, keys, dropped)
+    return kind(shown.objects, shown)
+
+
+@lru_cache(maxsize=8)
+def _shown_again(
+    source: Any, generation: str, count: int, keys: tuple[str, ...], dropped: tuple[int, ...]
+) -> Shown:
+    """Show a snapshot, once for all that is sent to this process."""
     objects = open_objects(source)
     if not generation:
-        return kind(objects)
+        return show(objects)
     # Of the ends only their number matters.
-    pinned = Snapshot(np.broadcast_to(np.int64(0), count), keys, dropped)
-    return kind(objects, (generation, pinned))
+    return show(objects, (generation, Snapshot(np.broadcast_to(np.int64(0), count), keys, dropped)))

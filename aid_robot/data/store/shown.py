@@ -61,7 +61,7 @@ class Shown:
         """Show a commit of our own; earlier episodes are as they were."""
         tails = {
             column.object_key(self.snapshot.total // column.layout.shard_rows)
-            for column in self.columns.values()
+            for column in list(self.columns.values())
             if isinstance(column, ShardedColumn)
         }
         for key in tails:

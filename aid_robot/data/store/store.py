@@ -117,6 +117,7 @@ class EpisodeStore(StoreReader):
                 )
             lock = lock_writer(objects, break_lock=break_lock)
             try:
+                maintenance.clear_beside(objects)
                 store.refresh()
                 store._begin(lock)
             except BaseException:
@@ -170,10 +171,14 @@ class EpisodeStore(StoreReader):
         finally:
             self._depth -= 1
             if not self._depth and writer.pending:
-                self.commit()
+                self._commit()
 
     def commit(self) -> None:
-        """Commit what was appended within `group`."""
+        """Commit what was appended within `group`, and what was cached."""
+        self._commit()
+        self._writing.guarded(self._cache.flush)
+
+    def _commit(self) -> None:
         writer = self._writing
         with self._mutex:
             try:
@@ -225,7 +230,7 @@ class EpisodeStore(StoreReader):
         """
         writer = self._writing
         with self._mutex:
-            self.commit()
+            self._commit()
             index = self.index(index)
             record = self.records[index].changed(fields)
             number = int(self._shown.snapshot.live[index])
@@ -237,7 +242,7 @@ class EpisodeStore(StoreReader):
         """Let episodes no longer count; `compact` frees their space."""
         writer = self._writing
         with self._mutex:
-            self.commit()
+            self._commit()
             numbers = {self.index(name) for name in ids}
             writer.drop([int(self._shown.snapshot.live[number]) for number in numbers])
             self._follow()
@@ -258,7 +263,7 @@ class EpisodeStore(StoreReader):
         """
         writer = self._writing
         with self._mutex:
-            self.commit()
+            self._commit()
             number = int(self._shown.snapshot.live[self.index(index)])
             shown = self._shown.snapshot
             writer.guarded(
@@ -288,7 +293,6 @@ class EpisodeStore(StoreReader):
         """
         if self._writer is not None:
             self.commit()
-            self._writer.guarded(self._cache.flush)
         if target is not None:
             maintenance.copy_store(self, target)
             return
@@ -322,11 +326,7 @@ class EpisodeStore(StoreReader):
         return self.extend(source[name] for name in source.ids if name not in left_out)
 
     def split(
-        self,
-        fractions: Mapping[str, float],
-        by: By = "hash",
-        *,
-        seed: int = 0,
+        self, fractions: Mapping[str, float], by: By = "hash", *, seed: int = 0
     ) -> dict[str, list[int]]:
         """Divide the episodes: split({"train": 0.9, "val": 0.1})["val"] are numbers.
 
@@ -394,5 +394,5 @@ class EpisodeStore(StoreReader):
         writer = self._writing
         index = len(self) + writer.pending - 1
         if not self._depth or writer.group_is_full:
-            self.commit()
+            self._commit()
         return index

@@ -261,7 +261,7 @@ class Writer:
         except WriteError:
             # A remote store may have written it and lost the answer.
             found = read_snapshot(self._objects)
-            if len(found.ends) != len(snapshot.ends) or found.dropped != snapshot.dropped:
+            if found.to_json() != snapshot.to_json():
                 raise
         self.committed = snapshot
         self._objects.settle()
@@ -309,8 +309,9 @@ class Writer:
         if kept:
             texts = read_texts(self._objects, chunk)[:kept]
             self._objects.put(chunk_name(chunk), [encode_texts(texts)])
-        for number in range(-(-count // CHUNK), min(-(-declared // CHUNK), chunk + 2**16)):
-            self._objects.delete(chunk_name(number))
+        for name in self._objects.names(f"{KEY}/c"):
+            if name.isdecimal() and int(name) * CHUNK >= count:
+                self._objects.delete(chunk_name(int(name)))
         put_json(self._objects, KEY, records_json(count))
 
     def _remove_remains(self, key: str) -> None:

@@ -16,7 +16,7 @@ from aid_robot.model.guidance import Branch, DualGuidance
 from aid_robot.model.states import StatePredictor
 from aid_robot.training.config import StageConfig
 from aid_robot.training.noise import Noise
-from aid_robot.training.samples import Batch, first
+from aid_robot.training.samples import Batch, first, other_instructions
 from aid_robot.training.stages.diffusion import DiffusionStage
 from aid_robot.training.stages.draft import DraftHead, draft_loss
 from aid_robot.training.stages.stage import Figures, psnr_by_clip, tiled
@@ -136,7 +136,7 @@ class AIDStage(DiffusionStage):
         figures = super().measure(batch, predictions)
         if predictions:
             some = first(batch, predictions)
-            other = self.predict(_other_instructions(some, batch))
+            other = self.predict(other_instructions(some, batch))
             psnr = psnr_by_clip(other, some.clips.frames, self.weight_of(some))
             figures["psnr_gain_of_instruction"] = figures["psnr"] - psnr
         return figures
@@ -144,13 +144,6 @@ class AIDStage(DiffusionStage):
     def draw(self, batch: Batch, count: int) -> UInt8Array | None:
         """Draw truth, prediction, and the prediction under another clip's instruction."""
         some = first(batch, count)
-        made, other = self.predict(some), self.predict(_other_instructions(some, batch))
+        made, other = self.predict(some), self.predict(other_instructions(some, batch))
         return tiled([clip for rows in zip(some.clips.frames, made, other, strict=True)
                       for clip in rows])  # fmt: skip
-
-
-def _other_instructions(some: Batch, batch: Batch) -> Batch:
-    """Give each clip the instruction of another that has a different one."""
-    known = list(dict.fromkeys(batch.clips.instructions))
-    others = tuple(known[(known.index(text) + 1) % len(known)] for text in some.clips.instructions)
-    return replace(some, clips=replace(some.clips, instructions=others), text=None)

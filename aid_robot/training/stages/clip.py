@@ -17,12 +17,24 @@ from aid_robot.model.states import StatePredictor
 from aid_robot.training.config import StageConfig
 from aid_robot.training.losses import contrastive_loss
 from aid_robot.training.noise import Noise
-from aid_robot.training.samples import Batch
+from aid_robot.training.samples import Batch, other_instructions
 from aid_robot.training.stages.draft import DraftHead, draft_loss
 from aid_robot.training.stages.stage import Figures, Stage
 
 # Weight of the contrastive loss beside the draft's.
 _CONTRAST = 0.2
+
+
+class _Contrast(nn.Module):
+    """Bring texts to where pictures are; CLIPTextModel has no projection of its own."""
+
+    def __init__(self, text_dim: int, image_dim: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.text_projection = nn.Linear(text_dim, image_dim, bias=False)
+        # CLIP's own start.
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
 class CLIPStage(Stage):
@@ -48,14 +60,9 @@ class CLIPStage(Stage):
     ) -> None:
         super().__init__(model, config, states, cached=cached, embedded=embedded)
         self.head = DraftHead.for_model(model)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.text_projection = nn.Linear(
-                model.text_encoder.config.hidden_size,
-                model.image_encoder.config.projection_dim,
-                bias=False,
-            )
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.contrast = _Contrast(
+            model.text_encoder.config.hidden_size, model.image_encoder.config.projection_dim
+        )
 
     def trained_names(self) -> set[str]:
         return self.names_of("image_encoder", "text_encoder") | {
@@ -84,12 +91,12 @@ class CLIPStage(Stage):
         absent = torch.tensor([not text for text in batch.false_captions], device=images.device)
         negatives = torch.where(absent[:, None], -images.detach(), negatives)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            images, texts, negatives = (_Gather.apply(part) for part in (images, texts, negatives))
+            images, texts, negatives = (_gathered(part) for part in (images, texts, negatives))
             parts: list[list[str]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, captions)
             captions = [text for part in parts for text in part]
         same = torch.tensor([[a == b for b in captions] for a in captions], device=images.device)
-        scale = self.log_scale.clamp(max=math.log(100.0)).exp()
+        scale = self.contrast.log_scale.clamp(max=math.log(100.0)).exp()
         return contrastive_loss(images, texts, negatives, same, scale)
 
     def _embeddings(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +107,7 @@ class CLIPStage(Stage):
         length = model.text_encoder.config.max_position_embeddings
         all_texts = [*batch.captions, *(text or "-" for text in batch.false_captions)]
         ids = tokenize(model.tokenizer, all_texts, length).to(pixels.device)
-        pooled = self.text_projection(model.text_encoder(ids).pooler_output)
+        pooled = self.contrast.text_projection(model.text_encoder(ids).pooler_output)
         images, texts = F.normalize(images.float(), dim=1), F.normalize(pooled.float(), dim=1)
         return images, texts[: len(images)], texts[len(images) :]
 
@@ -108,7 +115,12 @@ class CLIPStage(Stage):
         images, texts, negatives = self._embeddings(batch)
         right = (images * texts).sum(1) > (images * negatives).sum(1)
         known = torch.tensor([bool(text) for text in batch.false_captions])
-        figures = {"draft_loss": self._draft(batch).cpu().numpy()}
+        draft = self._draft(batch)
+        other = self._draft(other_instructions(batch, batch))
+        figures = {
+            "draft_loss": draft.cpu().numpy(),
+            "draft_gain_of_instruction": (other - draft).cpu().numpy(),
+        }
         if known.any():
             figures["true_over_false_caption"] = right.cpu()[known].float().numpy()
         return figures
@@ -128,3 +140,8 @@ class _Gather(torch.autograd.Function):
         summed = gradients[0].contiguous().clone()
         dist.all_reduce(summed)
         return summed.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def _gathered(rows: Tensor) -> Tensor:
+    found: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+    return found

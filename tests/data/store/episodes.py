@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from aid_robot.data.episode import Episode
 from aid_robot.data.frames import ArrayFrames
+from aid_robot.data.store import EpisodeStore
 
 SIZE = (16, 24)
 
@@ -71,3 +73,21 @@ def assert_same(found: Episode, expected: Episode, *, lossless: bool = True) -> 
     for name in ("instruction", "instructions", "outcome", "fps", "source", "notes", "scene"):
         assert getattr(found, name) == getattr(expected, name), name
     assert dict(found.info) == dict(expected.info)
+
+
+def assert_no_remains(path: Path) -> None:
+    """Look with zarr for what interrupted writers left, and for what diffusion_policy checks."""
+    import zarr
+
+    group, store = zarr.open_group(path, mode="r"), EpisodeStore.open(path)
+    assert store.verify() == []
+    ends = group["meta/episode_ends"][:]
+    assert group["meta/episodes"].shape == ends.shape
+    for key in store.keys:
+        rows = group[f"data/{key}"][:]
+        assert rows.shape[0] == (ends[-1] if len(ends) else 0), key
+        empty = np.isnan(rows) if rows.dtype.kind == "f" else rows == 0
+        for index, record in enumerate(store.records):
+            if key not in record.keys and key not in record.cameras:
+                start = store.start(index)
+                assert empty[start : start + record.length].all(), (record.id, key)

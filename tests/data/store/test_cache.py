@@ -37,6 +37,8 @@ def test_rows_of_frames_come_back_whatever_the_order(path: Path) -> None:
         assert reader.read_cached("latents", "e1", model_hash="a1") is None
         store.write_cached("latents", 1, latents(1), model_hash="a1")
         store.commit()
+        found = EpisodeStore.open(path).read_cached("latents", 1, model_hash="a1")
+        np.testing.assert_array_equal(found, latents(1))
     for number in range(4):
         # The reader from before finds what came since, too.
         np.testing.assert_array_equal(

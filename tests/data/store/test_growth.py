@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aid_robot.data.episode import Episode
 from aid_robot.data.store import EpisodeStore, layout
 from aid_robot.errors import StoreError
-from tests.data.store.episodes import assert_same, episode_of
+from tests.data.store.episodes import assert_no_remains, assert_same, episode_of
 
 CAMERAS = st.sampled_from([("a",), ("b",), ("a", "b"), ("c", "a")])
 ARRAYS = st.sampled_from([(), ("x",), ("y", "x")])
@@ -35,6 +35,7 @@ class History(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.store.close()
+        assert_no_remains(self.path)
         shutil.rmtree(self.folder)
 
     def new(self, length: int, cameras: tuple[str, ...], arrays: tuple[str, ...]) -> Episode:
@@ -159,7 +160,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestHistory.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
 
 
 def test_records_and_ends_cross_their_chunks(

@@ -104,9 +104,9 @@ def test_a_compaction_that_was_killed_between_its_renames(tmp_path: Path) -> Non
     with EpisodeStore.create(made, codec="png") as store:
         store.extend(EPISODES[:2])
     assert len(EpisodeStore.open(path)) == 2
+    assert previous.exists()  # killed before it removed the old one, too: the next writer does
     with EpisodeStore.open(path, "a") as store:
         store.drop([0])
-        store.compact()
     assert list(EpisodeStore.open(path).ids) == ["e1"]
     assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
 

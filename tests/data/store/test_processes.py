@@ -102,6 +102,28 @@ def test_a_forked_child_neither_writes_nor_keeps_the_lock(tmp_path: Path) -> Non
     os.waitpid(child, 0)
 
 
+FORK = """
+import os, sys
+from aid_robot.data.store import EpisodeStore
+store = EpisodeStore.open(sys.argv[1], "a")
+if os.fork():
+    print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_workers_copy_of_the_lock_does_not_outlive_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    EpisodeStore.create(path).close()
+    with python(FORK, path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.kill()
+        process.wait()
+        # The child lives on, waiting for its input.
+        EpisodeStore.open(path, "a").close()
+
+
 APPEND = """
 import sys
 from aid_robot.data.store import EpisodeStore
@@ -196,6 +218,11 @@ def test_what_was_sent_is_small_and_knows_its_store(tmp_path: Path) -> None:
     found = pickle.loads(sent)
     assert isinstance(found, EpisodeStore)
     assert_same(found[7], episode_of(7, 40))
+    with EpisodeStore.open(path, "a") as store:
+        store.append(episode_of(20))
+    again = pickle.loads(sent)
+    again.refresh()
+    assert (len(again), len(found)) == (21, 20)
     frames = pickle.loads(pickle.dumps(found[7].frames))
     np.testing.assert_array_equal(frames[2:5], episode_of(7, 40).frames[2:5])
     with EpisodeStore.open(path, "a") as store:
