@@ -6,8 +6,8 @@
 
 A step is all of it: reading clips, forward, backward, update, average. Printed are the median of
 the steps after a warm-up, clips a second, and the most memory that was held (on a GPU torch's own
-count of its steps, on a CPU all that the process had). The clips are drawn noise of the right shape: their content changes nothing of
-the time, but that noise makes the largest JPEGs there are.
+count of its steps, on a CPU all that the process had). The clips are drawn noise of the right
+shape: their content changes nothing of the time, but that noise makes the largest JPEGs there are.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from aid_robot.training.stages import AIDStage, make_stage
 from aid_robot.training.trainer import Trainer
 
 TEXTS = ("put the carrot on the plate", "open the drawer", "push the red cube to the left")
+STATES = make_state_predictor("template")
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,16 @@ def main() -> None:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 row = pool.submit(measure, case, args, Path(folder)).result()
             if not rows:
-                print(f"{row['hardware']}; torch {torch.__version__}, {row['threads']} threads, "
-                      f"{args.precision}, batch {args.batch_size}, median of {args.steps} steps")  # fmt: skip
+                print(
+                    f"{row['hardware']}; torch {torch.__version__}, {row['threads']} threads, "
+                    f"{args.precision}, batch {args.batch_size}, median of {args.steps} steps"
+                )
             rows.append(row)
-            print(f"  {case.name:42s} {row['ms']:9.1f} ms {row['clips_per_second']:8.2f} clips/s "
-                  f"{row['memory_gb']:7.2f} GB {row['trained'] / 1e6:8.2f} M trained", flush=True)  # fmt: skip
+            print(
+                f"  {case.name:42s} {row['ms']:9.1f} ms {row['clips_per_second']:8.2f} clips/s "
+                f"{row['memory_gb']:7.2f} GB {row['trained'] / 1e6:8.2f} M trained",
+                flush=True,
+            )
     if args.output:
         found = {"torch": torch.__version__, "arguments": vars(args), "rows": rows}
         args.output.write_text(json.dumps(found, indent=1, default=str))
@@ -100,7 +106,7 @@ def measure(case: Case, args: argparse.Namespace, folder: Path) -> dict[str, Any
     accelerator = make_accelerator(recipe, args.device)
     model = make_model(args.full_size)
     store = make_store(folder / "store.zarr", args.episodes, model)
-    states = make_state_predictor("template")
+    states = STATES
     config = StageConfig(
         steps=args.steps + 2,
         batch_size=args.batch_size,
@@ -151,7 +157,9 @@ def timed_steps(trainer: Trainer, on_gpu: bool) -> Iterator[float]:
 def make_model(full_size: bool) -> AIDModel:
     """Build a model with random weights."""
     sizes = ModelSizes() if full_size else SMALL_SIZES
-    tokenizer = build_tokenizer(TEXTS, 600, sizes.text_length)
+    blank = np.zeros((16, 16, 3), np.uint8)
+    texts = [*TEXTS, *(state for text in TEXTS for state in STATES(blank, text))]
+    tokenizer = build_tokenizer(texts, 2048, sizes.text_length)
     return build_model(preset("svd" if full_size else "small"), sizes, tokenizer)
 
 

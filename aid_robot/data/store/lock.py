@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 
-from aid_robot.data.store.objects import LocalObjects, Objects, ZarrObjects
+from aid_robot.data.store.objects import LocalObjects, Objects
 from aid_robot.errors import StoreError, StoreLockedError
 
 # The lock of a remote store is an object in it.
@@ -66,7 +66,7 @@ class RemoteLock(WriterLock):
     killed writer leaves it behind: `break_lock=True` removes it.
     """
 
-    def __init__(self, objects: ZarrObjects, break_lock: bool) -> None:
+    def __init__(self, objects: Objects, break_lock: bool) -> None:
         self._objects = objects
         mine = {**_holder(), "token": os.urandom(8).hex()}
         if break_lock:
@@ -109,8 +109,9 @@ def lock_writer(objects: Objects, *, break_lock: bool = False) -> WriterLock:
     """Take the right to write; StoreLockedError names who has it."""
     if isinstance(objects, LocalObjects):
         return LocalLock(objects.root, objects.url)
-    assert isinstance(objects, ZarrObjects)
-    return RemoteLock(objects, break_lock) if objects.named else NoLock()
+    if not objects.named:
+        return NoLock()
+    return RemoteLock(objects, break_lock)
 
 
 def lock_path(root: Path) -> Path:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from aid_robot.errors import StoreError
-from aid_robot.extras import require
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 Buffer: TypeAlias = bytes | memoryview
-# What obstore opens itself; every other scheme is fsspec's.
-OBSTORE_SCHEMES = ("s3", "gs", "az", "azure", "abfs", "abfss", "http", "https")
 # Added to an object's name while it is being written.
 PARTIAL = ".partial"
 
@@ -77,6 +73,8 @@ class Objects(ABC):
     gap: int
     # Between the parts of a chunk's key, as zarr names it.
     separator: Literal[".", "/"]
+    # Whether `url` opens the same objects again.
+    named = True
 
     @abstractmethod
     def get(self, key: str) -> bytes | None:
@@ -89,6 +87,11 @@ class Objects(ABC):
     @abstractmethod
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write an object whole; readers see the old one or the new one, never a mixture."""
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Write an object unless there is one."""
+        if not self.exists(key):
+            self.put(key, [data])
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -263,138 +266,12 @@ class LocalObjects(Objects):
         return LocalStore(self.root, read_only=True)
 
 
-class _Remote(Blob):
-    """An object that is asked for range by range."""
-
-    def __init__(self, objects: ZarrObjects, key: str) -> None:
-        self._objects, self._key = objects, key
-
-    @property
-    def size(self) -> None:
-        return None
-
-    def read(self, start: int, stop: int) -> bytes:
-        from zarr.abc.store import RangeByteRequest
-
-        return self._objects.request(self._key, RangeByteRequest(start, stop)) or b""
-
-    def tail(self, count: int) -> bytes:
-        from zarr.abc.store import SuffixByteRequest
-
-        return self._objects.request(self._key, SuffixByteRequest(count)) or b""
-
-
-class ZarrObjects(Objects):
-    """Objects behind any zarr store: obstore's, fsspec's, a transaction of icechunk's."""
-
-    # A request takes longer than a megabyte.
-    gap = 1024 * 1024
-    # All that icechunk knows.
-    separator = "/"
-
-    def __init__(self, store: Store, url: str, *, named: bool = True) -> None:
-        self.store, self.url = store, url
-        # False for a store that the caller made and handed in.
-        self.named = named
-
-    def put_new(self, key: str, data: bytes) -> None:
-        """Write an object unless there is one."""
-        from zarr.core.buffer import default_buffer_prototype
-        from zarr.core.sync import sync
-
-        content = default_buffer_prototype().buffer.from_bytes(data)
-        sync(self.store.set_if_not_exists(key, content))
-
-    def request(self, key: str, byte_range: Any = None) -> bytes | None:
-        """Read an object or a part of it."""
-        from zarr.core.buffer import default_buffer_prototype
-        from zarr.core.sync import sync
-
-        try:
-            found = sync(self.store.get(key, default_buffer_prototype(), byte_range))
-        except Exception as error:
-            raise StoreError(
-                f"{self.url}: {key} can't be read ({error}); check the connection and who may "
-                "read there"
-            ) from error
-        return None if found is None else found.to_bytes()
-
-    def get(self, key: str) -> bytes | None:
-        return self.request(key)
-
-    def open(self, key: str) -> Blob | None:
-        # Whether it is there shows when it is read, without a request of its own.
-        return _Remote(self, key)
-
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        from zarr.core.buffer import default_buffer_prototype
-        from zarr.core.sync import sync
-
-        content = default_buffer_prototype().buffer.from_bytes(b"".join(parts))
-        try:
-            sync(self.store.set(key, content))
-        except Exception as error:
-            raise WriteError(str(error)) from error
-
-    def delete(self, key: str) -> None:
-        from zarr.core.sync import sync
-
-        try:
-            sync(self.store.delete(key))
-        except Exception as error:
-            raise WriteError(str(error)) from error
-
-    def delete_folder(self, key: str) -> None:
-        from zarr.core.sync import sync
-
-        try:
-            sync(self.store.delete_dir(key))
-        except Exception as error:
-            raise WriteError(str(error)) from error
-
-    def names(self, folder: str) -> list[str]:
-        from zarr.core.sync import sync
-
-        async def listed() -> list[str]:
-            return [name.rstrip("/") async for name in self.store.list_dir(folder)]
-
-        return sync(listed())
-
-    def exists(self, key: str) -> bool:
-        from zarr.core.sync import sync
-
-        return sync(self.store.exists(key))
-
-    def zarr_store(self) -> Store:
-        return self.store
-
-
 def open_objects(url: str | os.PathLike[str] | Store) -> Objects:
     """Find what a path, a URL or a zarr store stands for; nothing is read yet."""
-    if not isinstance(url, (str, os.PathLike)):
-        return ZarrObjects(url, repr(url), named=False)
-    text = os.fspath(url)
-    scheme = re.match(r"([a-z][a-z0-9+.-]+)://", text)
-    if scheme is None or scheme[1] == "file":
+    text = os.fspath(url) if isinstance(url, (str, os.PathLike)) else ""
+    if text and (text.startswith("file://") or "://" not in text):
         return LocalObjects(Path(text.removeprefix("file://")).absolute())
-    if scheme[1] in OBSTORE_SCHEMES:
-        from zarr.storage import ObjectStore
+    # Here, since zarr takes a while to load.
+    from aid_robot.data.store.remote import open_remote
 
-        obstore = require("obstore.store", "remote")
-        try:
-            return ZarrObjects(ObjectStore(obstore.from_url(text)), text)
-        except Exception as error:
-            raise StoreError(
-                f"'{text}' can't be opened ({error}); expected a bucket and a path, such as "
-                "s3://bucket/store.zarr, and credentials in the environment"
-            ) from error
-    require("fsspec", "remote")
-    from zarr.storage import FsspecStore
-
-    try:
-        return ZarrObjects(FsspecStore.from_url(text), text)
-    except (ImportError, ValueError) as error:
-        raise StoreError(
-            f"'{text}' can't be opened ({error}); expected a local path or a URL such as "
-            "s3://bucket/store.zarr"
-        ) from error
+    return open_remote(url)

@@ -15,7 +15,7 @@ from aid_robot.data.ingest.recording import did_you_mean
 from aid_robot.data.store import cache
 from aid_robot.data.store.columns import Array, Column
 from aid_robot.data.store.frames import StoreFrames, read_frames
-from aid_robot.data.store.objects import LocalObjects, Objects, ZarrObjects, open_objects
+from aid_robot.data.store.objects import Objects, open_objects
 from aid_robot.data.store.records import EpisodeRecord
 from aid_robot.data.store.shown import Shown, show
 from aid_robot.data.store.snapshot import Settings, Snapshot
@@ -283,39 +283,37 @@ class StoreReader:
         return int(snapshot.starts[snapshot.live[index]])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        objects, shown = self._objects, self._shown
-        source: Any = objects.root if isinstance(objects, LocalObjects) else objects.url
-        if isinstance(objects, ZarrObjects) and not objects.named:
-            return type(self), (objects,)
+        shown = self._shown
+        if not self._objects.named:
+            return type(self), (self._objects,)
         if shown.settings is None:
-            return _reopened, (type(self), source, "", 0, (), ())
-        snapshot = shown.snapshot
-        generation = shown.settings.generation
+            return _reopened, (type(self), self.url, "", 0, (), ())
+        snapshot, generation = shown.snapshot, shown.settings.generation
         count = len(snapshot.ends)
         return _reopened, (
-            type(self), source, generation, count, snapshot.keys, snapshot.dropped
+            type(self), self.url, generation, count, snapshot.keys, snapshot.dropped
         )  # fmt: skip
 
 
 def _reopened(
     kind: type[StoreReader],
-    source: Any,
+    url: str,
     generation: str,
     count: int,
     keys: tuple[str, ...],
     dropped: tuple[int, ...],
 ) -> StoreReader:
     """Open the same snapshot in another process."""
-    shown = _shown_again(source, generation, count, keys, dropped)
+    shown = _shown_again(url, generation, count, keys, dropped)
     return kind(shown.objects, shown)
 
 
 @lru_cache(maxsize=8)
 def _shown_again(
-    source: Any, generation: str, count: int, keys: tuple[str, ...], dropped: tuple[int, ...]
+    url: str, generation: str, count: int, keys: tuple[str, ...], dropped: tuple[int, ...]
 ) -> Shown:
     """Show a snapshot, once for all that is sent to this process."""
-    objects = open_objects(source)
+    objects = open_objects(url)
     if not generation:
         return show(objects)
     # Of the ends only their number matters.
