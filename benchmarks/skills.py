@@ -44,7 +44,8 @@ class Rate:
         """Return the 95 % interval of the rate, by Wilson."""
         n, p, z = self.trials, self.successes / self.trials, 1.96
         middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return float((middle - half) / (1 + z * z / n)), float((middle + half) / (1 + z * z / n))
+        low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+        return max(0.0, float(low)), min(1.0, float(high))
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--rows", help="some of the rows, as put,push,chain (default: all)")
     parser.add_argument("--failures", action="store_true", help="deliberate failures instead")
-    parser.add_argument("--out", type=Path, help="JSON to write")
+    parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     if args.failures:
         rows = [f"{skill}/{mode}" for skill in SKILLS for mode in FAILURES_OF[skill]]
@@ -65,7 +66,7 @@ def main() -> None:
         rows = [*SKILLS, "chain"]
     chosen = args.rows.split(",") if args.rows else rows
     world = World()
-    print(f"{platform.processor() or platform.machine()}, mujoco {mujoco.__version__}")
+    print(f"{platform.machine()}, mujoco {mujoco.__version__}, preset {args.preset}")
     print(f"{'':<26}{'success':>12}{'95 % interval':>18}{'steps: median':>16}{'most':>6}")
     results = {}
     for row in chosen:
@@ -83,10 +84,15 @@ def main() -> None:
     for row, rate in results.items():
         for line in rate.unexpected:
             print(f"unexpected: {row}: {line}")
-    if args.out is not None:
-        args.out.write_text(
-            json.dumps({"preset": args.preset, "rows": {k: asdict(v) for k, v in results.items()}})
-        )
+    if args.output is not None:
+        record = {
+            "hardware": platform.machine(),
+            "mujoco": mujoco.__version__,
+            "arguments": {name: str(value) for name, value in vars(args).items()},
+            "rows": {row: asdict(rate) for row, rate in results.items()},
+        }
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def trial(world: World, row: str, config: TabletopConfig, seed: int, rate: Rate) -> None:

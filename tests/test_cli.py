@@ -290,23 +290,6 @@ def test_info_tells_a_damaged_model_from_a_whole_one(
     assert "restore" in model()["problem"]
 
 
-def test_train_makes_a_model_to_predict_with(tmp_path: Path) -> None:
-    recording = write_irasim(tmp_path / "recording", frames=9)
-    run = tmp_path / "run"
-    args = ["train", "vae", str(recording), "-o", str(run), "--minutes", "0.001"]
-    assert main(args) == 0
-    assert load_model(run / "vae" / "model").config.num_frames == 16
-
-
-def test_train_without_the_stage_before_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recording = write_irasim(tmp_path / "recording", frames=9)
-    args = ["train", "aid", str(recording), "-o", str(tmp_path / "run"), "--minutes", "1"]
-    assert main(args) == 2
-    assert "prior" in capsys.readouterr().err
-
-
 def test_sideways_photo_is_turned_upright(tmp_path: Path) -> None:
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:, :40] = (250, 10, 10)

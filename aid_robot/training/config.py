@@ -225,6 +225,12 @@ class Recipe:
                 f"model.sizes={self.model.sizes} would change the parts of "
                 f"'{self.model.start}': leave it out"
             )
+        if self.cache.where == "memory" and self.data.workers:
+            raise ConfigError(
+                "cache.where='memory' would be copied to each of "
+                f"data.workers={self.data.workers}: "
+                "use 'store', or no workers"
+            )
         aid = self.stages.get("aid")
         if aid and aid.train_towers and self.cache.embeddings:
             raise ConfigError(

@@ -237,8 +237,14 @@ class Run:
             stage.finish(collate_samples([clips[number] for number in range(count)]))
         fresh = folder / f"{MODEL}.new"
         shutil.rmtree(fresh, ignore_errors=True)
-        full = recipe.stages[name].trains == "full" or name != "aid"
-        save_trained(model, fresh, start, keeps_base=not full)
+        config = recipe.stages[name]
+        save_trained(
+            model,
+            fresh,
+            start,
+            keeps_base=name == "aid" and config.trains == "aid",
+            keeps_towers=not config.train_towers,
+        )
         self.data.write_split(fresh)
         if extras:
             save_file({key: t.contiguous() for key, t in extras.items()}, folder / EXTRAS)

@@ -115,7 +115,14 @@ def put_weights(model: AIDModel, weights: Mapping[str, Tensor]) -> dict[str, Ten
     return rest
 
 
-def save_trained(model: AIDModel, folder: Path, start: Path | None, *, keeps_base: bool) -> None:
+def save_trained(
+    model: AIDModel,
+    folder: Path,
+    start: Path | None,
+    *,
+    keeps_base: bool,
+    keeps_towers: bool = True,
+) -> None:
     """Save a trained model: whole where it was, else the AID part that names its base.
 
     Args:
@@ -123,13 +130,16 @@ def save_trained(model: AIDModel, folder: Path, start: Path | None, *, keeps_bas
         folder: Where to.
         start: Folder of the model before the stage.
         keeps_base: Whether the stage left the prior's UNet as it was, but for what AID replaces.
+        keeps_towers: Whether it left the towers as they were.
     """
-    if model.config.base_model is not None and keeps_base:
+    named = model.config.base_model
+    if named is not None and keeps_base and keeps_towers:
         save_aid(model, folder)
         return
     set_config(model, model.config.replace(base_model=None, text_model=None))
     base = None
-    if keeps_base and start is not None and (start / "unet").is_dir():
+    if keeps_base and start is not None:
+        start = start if named is None else resolve(named)
         base = {name: tensor.float() for name, tensor in load_base_unet(start).items()}
     save_model(model, folder, base_unet=base)
 

@@ -142,6 +142,8 @@ class TabletopEnv(gymnasium.Env[Obs, Action]):
         if text is not None and task is not None:
             raise ConfigError("reset was given an instruction and a task; expected one of them")
         wish = text if text is not None else task
+        if isinstance(given.get("things"), str):
+            raise ConfigError(f"things is '{given['things']}'; expected a list of names")
         if "state" in given:
             if "things" in given:
                 raise ConfigError("reset was given a state and things; expected one of them")
@@ -278,7 +280,7 @@ class TabletopEnv(gymnasium.Env[Obs, Action]):
 
 def _random_task(scene: SceneState, rng: np.random.Generator) -> Task:
     """Draw a skill that can be shown, then a task of it."""
-    tasks = [task for task in feasible(scene) if task.skill != "idle"]
+    tasks = [task for task in feasible(scene) if task.skill != "idle"] or [Task("idle")]
     skills = sorted({task.skill for task in tasks})
     skill = skills[rng.integers(len(skills))]
     choices = [task for task in tasks if task.skill == skill]

@@ -1,82 +1,25 @@
-"""Both ways to draw a scene show the same thing, and say so when one of them can't."""
+"""Both ways to draw a scene show the same thing."""
 
 from __future__ import annotations
 
-import gc
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
 import pytest
 
-from aid_robot.envs.tabletop import looks, render
-from aid_robot.envs.tabletop.render import Renderer, UInt8Array, make_renderer, probe
-from aid_robot.errors import MissingDependencyError, SimulationError
+from aid_robot.envs.tabletop import looks
+from aid_robot.envs.tabletop.render import GLKind, Renderer, make_renderer
+from aid_robot.errors import SimulationError
+from tests.envs.rendering import SCENE, differ, dressed, load, opengl_here
 
-ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = ("cube", "ball", "can", "banana", "egg", "prism")
-SCENE = """
-<mujoco>
-  <statistic extent="1" center=".3 0 .1"/>
-  <visual><map znear="0.02" zfar="10"/></visual>
-  <asset>
-    <texture name="table" type="2d" builtin="flat" width="64" height="64"/>
-    <texture name="wall" type="2d" builtin="flat" width="64" height="64"/>
-    <texture name="sky" type="skybox" builtin="gradient" rgb1=".7 .8 .9" rgb2=".3 .3 .4"
-      width="64" height="64"/>
-    <material name="table" texture="table"/>
-    <material name="wall" texture="wall"/>
-    <mesh name="prism" vertex="-.03 -.03 0  .03 -.03 0  0 .04 0  0 0 .08"/>
-  </asset>
-  <worldbody>
-    <light name="sun" type="directional"/>
-    <camera name="shoulder" pos="0 -.25 .4" xyaxes=".55 -.83 0 .5 .33 .8" fovy="55"/>
-    <camera name="above" pos=".35 0 .9" xyaxes="0 -1 0 1 0 0" fovy="50"/>
-    <geom name="wall" type="plane" size="3 3 .1" pos="0 0 -.5" material="wall"/>
-    <geom name="table" type="box" size=".3 .4 .02" pos=".35 0 -.02" material="table"/>
-    <geom name="cube" type="box" size=".025 .025 .025" pos=".32 .05 .025" rgba=".8 .1 .1 1"/>
-    <geom name="ball" type="sphere" size=".03" pos=".25 -.08 .03" rgba=".1 .2 .8 1"/>
-    <geom name="can" type="cylinder" size=".03 .05" pos=".42 -.07 .05" rgba=".1 .5 .2 1"/>
-    <geom name="banana" type="capsule" size=".02 .05" pos=".42 .15 .02" euler="90 30 0"
-      rgba=".9 .8 .1 1"/>
-    <geom name="egg" type="ellipsoid" size=".05 .03 .025" pos=".25 .16 .02" rgba=".9 .4 .1 1"/>
-    <geom name="prism" type="mesh" mesh="prism" pos=".52 0.03 0" rgba=".5 .2 .6 1"/>
-    <geom name="ghost" type="box" size=".1 .1 .1" pos=".35 0 .1" group="3" rgba="1 0 1 1"/>
-    <geom name="glass" type="box" size=".1 .1 .1" pos=".35 0 .1" rgba="1 0 1 0"/>
-    <site name="mark" pos=".3 0 .15" size=".05"/>
-  </worldbody>
-</mujoco>
-"""
-
-
-def load(xml: str = SCENE) -> tuple[Any, Any]:
-    model = mujoco.MjModel.from_xml_string(xml)
-    return model, mujoco.MjData(model)
-
-
-def dressed(light: looks.Light = looks.DEFAULT_LIGHT) -> tuple[Any, Any]:
-    """The scene with a wooden table and light, ready to draw."""
-    model, data = load()
-    looks.set_texture(model, "table", looks.table_texture(np.random.default_rng(1), 64, "wood"))
-    looks.set_texture(model, "wall", looks.backdrop_texture(np.random.default_rng(2), 64))
-    looks.set_light(model, "sun", light)
-    mujoco.mj_forward(model, data)
-    return model, data
 
 
 @pytest.fixture(scope="module")
-def gl() -> Any:
-    """The kind of OpenGL that this machine has."""
-    for kind in ("egl", "osmesa"):
-        if os.environ.get("PYOPENGL_PLATFORM", kind) == kind and not probe(kind):
-            return kind
-    pytest.skip("no OpenGL on this machine: apt install libegl1 libgl1-mesa-dri")
+def gl() -> GLKind:
+    return opengl_here()
 
 
 @pytest.fixture(params=["gl", "rays"])
@@ -100,10 +43,6 @@ def outline(renderer: Renderer, data: Any, name: str, camera: str) -> Any:
         pictures.append(renderer.render(data, camera).astype(int))
     geom.rgba[:] = kept
     return np.abs(pictures[0] - pictures[1]).sum(axis=-1) > 120
-
-
-def differ(one: UInt8Array, other: UInt8Array) -> float:
-    return float(np.abs(one.astype(int) - other).mean())
 
 
 @pytest.mark.parametrize("camera", ["shoulder", "above"])
@@ -315,143 +254,3 @@ def test_threads_draw_side_by_side_and_share_a_renderer(kind: Any) -> None:
         np.testing.assert_array_equal(renderer.render(data, "shoulder"), first)
     assert len(seen) == 24
     assert all((one == first).all() for one in seen)
-
-
-def test_dropped_renderers_are_freed_without_harm_to_others(gl: Any) -> None:
-    from aid_robot.envs.tabletop import render_gl
-
-    model, data = dressed()
-    with make_renderer(model, 64, 64, gl) as renderer:
-        first = renderer.render(data, "shoulder")
-        for _ in range(3):
-            dropped: Any = make_renderer(model, 32, 32, gl)
-            dropped.myself = dropped  # only the collector frees it
-        del dropped
-        gc.collect()
-        assert len(render_gl._orphans) >= 1
-        np.testing.assert_array_equal(renderer.render(data, "shoulder"), first)
-        assert not render_gl._orphans
-
-
-@pytest.mark.skipif(
-    Path("/dev/nvidiactl").exists(), reason="a graphics card's driver does not outlive a fork"
-)
-def test_a_forked_process_makes_a_renderer_of_its_own(gl: Any) -> None:
-    code = f"""
-import os, signal, sys
-kept = make_renderer(model, 64, 64, '{gl}')
-first = kept.render(data, 'above')
-child = os.fork()
-if child == 0:
-    signal.alarm(20)
-    try:
-        kept.render(data, 'above')
-    except Exception as error:
-        print(error, flush=True)
-    same = (make_renderer(model, 64, 64, '{gl}').render(data, 'above') == first).all()
-    os._exit(0 if same else 1)
-print(os.waitpid(child, 0)[1], flush=True)
-"""
-    shown = run_python(code)
-    refused, status = shown.stdout.splitlines()
-    assert "forked from it: make one in each process" in refused
-    assert status == "0"
-
-
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if k not in ("PYOPENGL_PLATFORM", "MUJOCO_GL")}
-    start = f"""
-import logging, mujoco
-logging.getLogger("aid_robot").setLevel("INFO")
-logging.getLogger("aid_robot").addHandler(logging.StreamHandler())
-from aid_robot.envs.tabletop.render import make_renderer
-model = mujoco.MjModel.from_xml_string('''{SCENE}''')
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-"""
-    return subprocess.run(
-        [sys.executable, "-c", start + code],
-        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
-# With these, a machine that has EGL is as one that hasn't.
-BROKEN = {"__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere.json"}
-
-
-def test_without_opengl_auto_draws_with_rays_and_says_so() -> None:
-    code = "r = make_renderer(model, 64, 64); print(r.name, r.render(data, 'above').mean() > 20)"
-    shown = run_python(code, **BROKEN, MUJOCO_GL="egl")
-    assert shown.stdout.split() == ["rays", "True"]
-    assert "drawing with rays, without OpenGL (egl: " in shown.stderr
-    assert "libegl1" in shown.stderr
-
-
-def test_opengl_switched_off_is_respected() -> None:
-    shown = run_python("print(make_renderer(model, 64, 64).name)", MUJOCO_GL="disable")
-    assert shown.stdout.split() == ["rays"]
-
-
-def test_missing_opengl_asked_for_by_name_is_an_error_with_its_remedy() -> None:
-    shown = run_python("make_renderer(model, 64, 64, 'egl')", **BROKEN)
-    assert shown.returncode == 1
-    last = shown.stderr.strip().splitlines()[-1]
-    assert last.startswith("aid_robot.errors.MissingDependencyError: the renderer 'egl' doesn't")
-    assert "apt install libegl1 libgl1-mesa-dri" in last
-    assert "kind='rays' needs none" in last
-
-
-def test_a_wish_for_one_opengl_is_kept_to_and_another_refused(gl: Any) -> None:
-    other = "osmesa" if gl == "egl" else "egl"
-    code = f"print(make_renderer(model, 64, 64).name); make_renderer(model, 64, 64, '{other}')"
-    shown = run_python(code, MUJOCO_GL=gl)
-    assert shown.stdout.split() == [gl]
-    assert f"drawing with {gl}" in shown.stderr
-    assert f"'{other}' can't be used in a process that draws with '{gl}'" in shown.stderr
-
-
-def test_nothing_is_said_at_exit_however_renderers_were_left(gl: Any) -> None:
-    code = f"""
-import threading
-class Holder: pass
-kept = make_renderer(model, 64, 64, '{gl}'); kept.render(data, 'above')
-holder = Holder(); holder.me = holder; holder.it = make_renderer(model, 64, 64, '{gl}')
-make_renderer(model, 64, 64, '{gl}').render(data, 'above')
-def other():
-    global left; left = make_renderer(model, 64, 64, '{gl}'); left.render(data, 'above')
-thread = threading.Thread(target=other); thread.start(); thread.join()
-"""
-    shown = run_python(code)
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
-
-
-@pytest.fixture
-def fresh_answers() -> Iterator[None]:
-    render._probe.cache_clear()
-    yield
-    render._probe.cache_clear()
-
-
-@pytest.mark.usefixtures("fresh_answers")
-def test_a_driver_that_crashes_or_hangs_takes_nothing_with_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(render, "_PROBE", "import os; os.abort()")
-    model, data = dressed()
-    with pytest.raises(MissingDependencyError, match="crashed by signal 6"):
-        make_renderer(model, 64, 64, "egl")
-    with make_renderer(model, 64, 64) as renderer:
-        assert renderer.name == "rays"
-        assert renderer.render(data, "above").shape == (64, 64, 3)
-    render._probe.cache_clear()
-    monkeypatch.setattr(render, "_PROBE", "import time; time.sleep(60)")
-    monkeypatch.setattr(render, "_PROBE_SECONDS", 0.2)
-    with pytest.raises(MissingDependencyError, match="did not answer"):
-        make_renderer(model, 64, 64, "egl")

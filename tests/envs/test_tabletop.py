@@ -169,6 +169,7 @@ def test_what_is_no_action_is_refused(env: TabletopEnv, action: Any) -> None:
         ({"instruction": "juggle the carrot"}, InstructionError, "not among what the robot can"),
         ({"instruction": "put the plate on the pot"}, SimulationError, "can't be grasped"),
         ({"task": Task("lift", "golden cube")}, SimulationError, "there is no 'golden cube'"),
+        ({"things": "red cube"}, ConfigError, "a list of names"),
         ({"things": ["red crube"]}, SimulationError, "did you mean 'red cube'"),
         (
             {"things": ["white bowl", "red pot", "blue plate", "pink cloth", "drawer"]},
@@ -223,6 +224,15 @@ def test_episode_ends_with_reward_when_the_task_is_done(env: TabletopEnv) -> Non
             break
     assert steps[-1] == (1, True, True)
     assert len(steps) > 10
+
+
+def test_scene_of_nothing_to_grasp_asks_for_nothing() -> None:
+    bare = TabletopEnv(size=SIZE, config=preset("easy", kinds=("plate", "bowl", "cloth")))
+    obs, _ = bare.reset(seed=0)
+    assert obs["instruction"] == "do nothing"
+    _, reward, terminated, _, _ = bare.step(REST)
+    assert (reward, terminated) == (1, False)
+    bare.close()
 
 
 def test_instruction_is_done_in_the_things_it_names(env: TabletopEnv) -> None:

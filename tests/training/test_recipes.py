@@ -77,6 +77,8 @@ def test_mistakes_are_named(change: str, message: str) -> None:
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"cache.embeddings keeps what frozen towers give"):
         load_recipe("debug", ["cache.embeddings=true", "aid.train_towers=true"])
+    with pytest.raises(ConfigError, match=r"would be copied to each of data.workers=2"):
+        load_recipe("debug", ["cache.where=memory", "data.workers=2"])
     with pytest.raises(ConfigError, match="where='none' keeps nothing"):
         load_recipe("debug", ["cache.where=none", "cache.versions=2"])
 

@@ -19,7 +19,7 @@ from aid_robot.errors import StoreError, StoreFullError
 from tests.data.store.episodes import assert_no_remains, assert_same, episode_of
 
 # Places at which a writer is interrupted.
-INTERRUPTS = 12
+INTERRUPTS = 8
 
 
 class Killed(BaseException):

@@ -233,7 +233,7 @@ def test_a_bomb_of_zeros(path: Path) -> None:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_no_damage_passes_for_data(path: Path, data: st.DataObject) -> None:
@@ -261,7 +261,7 @@ def test_no_damage_passes_for_data(path: Path, data: st.DataObject) -> None:
         file.write_bytes(content)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_for_texts(data: bytes) -> None:
     for content in (data, seal(data), seal(struct.pack("<I", 256) + data)):

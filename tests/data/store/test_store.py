@@ -62,7 +62,7 @@ def episodes(draw: st.DrawFn, id: str = "only") -> Episode:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(episode=episodes())
 def test_any_episode_comes_back(episode: Episode, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("any") / "store.zarr"
@@ -112,7 +112,7 @@ def test_frames_are_decoded_on_request(tmp_path: Path) -> None:
     np.testing.assert_array_equal(video[3], frames[3])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(start=st.integers(0, 29), frames=st.integers(1, 40), stride=st.integers(1, 9))
 def test_clips_are_slices(
     start: int, frames: int, stride: int, clip_store: tuple[EpisodeStore, np.ndarray]
