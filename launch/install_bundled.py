@@ -27,6 +27,9 @@ def main() -> None:
     fresh = target.with_name("model.new")
     shutil.rmtree(fresh, ignore_errors=True)
     save_model(model, fresh, base_unet=load_base_unet(args.model), dtype=torch.float16)
+    held_out = args.model / "aid" / "split.json"
+    if held_out.exists():
+        shutil.copy(held_out, fresh / "aid")
     write_checksums(fresh)
     card = target / "README.md"
     if card.exists():
