@@ -14,7 +14,8 @@ def bridge_dir() -> Path:
     folder = os.environ.get("AID_ROBOT_BRIDGE")
     if not folder or not Path(folder).is_dir():
         pytest.skip("recorded Bridge data: set AID_ROBOT_BRIDGE to its folder")
-    return Path(folder)
+    # Resolved, as ingest writes it down.
+    return Path(folder).resolve()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -10,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -78,6 +80,10 @@ def make_accelerator(recipe: Recipe, device: str = "auto") -> Any:
     )
     if device == "cuda" and accelerator.device.type != "cuda":
         raise ConfigError("device='cuda' was asked for, but torch sees no CUDA device: use cpu")
+    if accelerator.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # Threads of several processes that wait for each other on the same cores hardly get on.
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
     return accelerator
 
 

@@ -65,7 +65,7 @@ class TabletopEnv(gymnasium.Env[Obs, Action]):
     Args:
         preset: "easy", "default" or "hard".
         config: A configuration, instead of a preset.
-        size: (H, W) of the frames.
+        size: (H, W) of the frames, or the side of square ones.
         cameras: Some of "image_0" (over the shoulder) and "image_1" (from the left).
         renderer: "auto", "egl", "osmesa", "glfw" or "rays".
         shadows: Whether things cast shadows; without, a frame takes half the time.
@@ -80,7 +80,7 @@ class TabletopEnv(gymnasium.Env[Obs, Action]):
         *,
         preset: str = "default",
         config: TabletopConfig | None = None,
-        size: tuple[int, int] = (256, 256),
+        size: int | tuple[int, int] = (256, 256),
         cameras: Sequence[str] = ("image_0",),
         renderer: Kind = "auto",
         shadows: bool = True,
@@ -95,6 +95,9 @@ class TabletopEnv(gymnasium.Env[Obs, Action]):
                 f"cameras are {', '.join(cameras) or 'none'}; expected one or more of "
                 f"{', '.join(CAMERAS)}, each once"
             )
+        size = (size, size) if isinstance(size, int) else size
+        if min(size) < 1:
+            raise ConfigError(f"size is {size}; expected a height and width of 1 px or more")
         self.render_mode = render_mode
         self.config = configs.preset(preset) if config is None else config
         self.world = World()

@@ -8,6 +8,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from aid_robot.data.writers.encoder import ordinary_priority
+
 UInt8Array = npt.NDArray[np.uint8]
 HEIGHT, WIDTH = 48, 64
 
@@ -41,6 +43,8 @@ def encode(
         for number, rgb in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             frame.pts = number
-            container.mux(stream.encode(frame))
+            with ordinary_priority():
+                packets = stream.encode(frame)
+            container.mux(packets)
         container.mux(stream.encode(None))
     return path

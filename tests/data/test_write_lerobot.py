@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -43,6 +44,13 @@ def test_episodes_come_back_whole(tmp_path: Path, codec: str) -> None:
     assert folder == tmp_path / "set"
     assert_whole(folder, episodes)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="no scheduling policies here")
+def test_av1_leaves_the_process_at_its_ordinary_priority(tmp_path: Path) -> None:
+    # As root, the encoder makes threads real-time ones, and whatever they start with them.
+    write_lerobot(mixed_episodes(), tmp_path / "set", fps=5, codec="av1", progress=False)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_files_are_rolled_at_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,12 +88,14 @@ def test_a_kill_changes_nothing(debug_run: DebugRun, tmp_path: Path) -> None:
         shutil.copytree(debug_run.folder / stage, folder / stage)
     process = subprocess.Popen([sys.executable, "-m", *command(debug_run, folder)])
     began = time.monotonic()
-    while not list(folder.glob("prior/state-*.safetensors")):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() - began < LIMIT
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        while not list(folder.glob("prior/state-*.safetensors")):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() - began < LIMIT
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert not (folder / "prior" / "stage.json").exists()
 
     train(debug_run.recipe(), folder, device="cpu")
@@ -104,6 +106,7 @@ def test_a_kill_changes_nothing(debug_run: DebugRun, tmp_path: Path) -> None:
 
 
 def test_two_processes_share_the_steps_of_one(debug_run: DebugRun, tmp_path: Path) -> None:
+    shutil.copytree(debug_run.folder / "vae", tmp_path / "run" / "vae")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -115,7 +118,11 @@ def test_two_processes_share_the_steps_of_one(debug_run: DebugRun, tmp_path: Pat
         )
         for rank in ("0", "1")
     ]
-    assert [process.wait(LIMIT) for process in processes] == [0, 0]
-    for stage in STAGES:
+    try:
+        assert [process.wait(LIMIT) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    for stage in ("clip", "prior", "aid"):
         shared, alone = losses(tmp_path / "run", stage), losses(debug_run.folder, stage)
         np.testing.assert_allclose(shared, alone, rtol=2e-3, err_msg=stage)

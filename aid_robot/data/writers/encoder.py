@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -74,7 +76,8 @@ class VideoEncoder:
         )
         frame.pts = self.frames
         frame.pict_type = PictureType.I if keyframe else PictureType.NONE
-        self._mux(self._stream.encode(frame))
+        with ordinary_priority():
+            self._mux(self._stream.encode(frame))
         self.frames += 1
 
     def close(self) -> None:
@@ -89,6 +92,25 @@ class VideoEncoder:
         for packet in packets:
             self.bytes += packet.size
             self._container.mux(packet)
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Undo that an encoder, in its first frame, makes threads of this process real-time ones.
+
+    SVT-AV1 does so to the calling thread and its own where it may, as for root in a container. What
+    is started later inherits it, and two such processes that wait for each other hang.
+    """
+    if not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        yield
+        return
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            for thread in Path("/proc/self/task").iterdir():
+                with suppress(ProcessLookupError):
+                    os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def even(size: tuple[int, int]) -> tuple[int, int]:
