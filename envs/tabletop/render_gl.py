@@ -20,7 +20,7 @@ from aid_robot.errors import SimulationError
 # Pixels are averaged over so many samples.
 _SAMPLES = 4
 # Texels along a side of the shadow map.
-_SHADOW_MAP = 1024
+_SHADOW_MAP = 512
 # As many as MuJoCo's own renderer has room for.
 _MAX_GEOMS = 10_000
 _EVERYTHING = mujoco.mjtCatBit.mjCAT_ALL.value

@@ -24,7 +24,6 @@ from aid_robot.training.data import read_split
 from aid_robot.training.run import train
 from tests.training.conftest import SMALLER, DebugRun
 
-STAGES = ("vae", "clip", "prior", "aid")
 LIMIT = 240
 
 
