@@ -39,8 +39,16 @@ class CheckpointError(AIDRobotError, ValueError):
     """A checkpoint is damaged, incomplete, or of another kind than expected."""
 
 
+class MetricError(AIDRobotError, ValueError):
+    """A metric is handed what it can't judge, or too little of it."""
+
+
 class TrainingError(AIDRobotError, RuntimeError):
     """A training run can't go on."""
+
+
+class EvaluationError(AIDRobotError, RuntimeError):
+    """An evaluation can't go on, or its figures can't be compared."""
 
 
 class DataFormatError(AIDRobotError, ValueError):
@@ -71,5 +79,25 @@ class StatePredictionError(AIDRobotError, RuntimeError):
     """A model or server did not give usable state descriptions."""
 
 
+class ExportError(AIDRobotError, RuntimeError):
+    """A graph or an engine can't be made from the model."""
+
+
+class EngineError(AIDRobotError, ValueError):
+    """An exported graph or engine is damaged, or was made for another model, machine or version."""
+
+
+class RuntimeUnavailableError(AIDRobotError, RuntimeError):
+    """A runtime, or the provider or device that it was asked for, is not there."""
+
+
 class MissingDependencyError(AIDRobotError, ImportError):
     """An optional package is not installed."""
+
+
+class PlanError(AIDRobotError, ValueError):
+    """A candidate plan or a goal is missing, blank, doubled or of a wrong kind."""
+
+
+class ScoreError(AIDRobotError, ValueError):
+    """A scorer gave what is no score, or is asked for what it can't judge."""

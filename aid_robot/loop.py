@@ -312,7 +312,7 @@ def run_loop(
     if every < 1 or keep < 1:
         raise ConfigError(f"every={every} and keep={keep} must be at least 1")
     rate = frame_rate or hz
-    stride = _steps_between_frames(rate, background.predictor.fps)
+    stride = steps_between_frames(rate, background.predictor.fps)
     count = background.predictor.num_conditioning_frames
     history: deque[NDArray[np.uint8]] = deque(maxlen=(count - 1) * stride + 1)
     log = LoopLog(background, Ticker(hz), rate, stride, keep)
@@ -348,7 +348,8 @@ def run_loop(
     return log
 
 
-def _steps_between_frames(rate: float, fps: float) -> int:
+def steps_between_frames(rate: float, fps: float) -> int:
+    """Return how many steps of a loop at `rate` there are between two frames of a predictor."""
     stride = round(rate / fps)
     if stride < 1 or abs(rate - stride * fps) > 1e-3 * fps:
         raise FrameRateError(

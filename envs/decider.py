@@ -121,11 +121,11 @@ class Decider:
         return plans, "; ".join(reasons)
 
 
-def check_goal(goal: GoalLike | None, obs: Any) -> Goal:
-    """Read a goal; None takes the text that the observation carries."""
+def check_goal(goal: GoalLike | None, told: str | None) -> Goal:
+    """Read a goal; None takes the text that the observation carries, `told`."""
     if isinstance(goal, Goal):
         return goal
-    text = to_frames(obs).instruction if goal is None else goal
+    text = told if goal is None else goal
     if not text:
         raise PlanError(
             "there is no goal: the observation carries no instruction; give goal=, or "

@@ -134,7 +134,8 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
             options=options,
         )
         self.pilot = Pilot(env, carrier, watch)
-        self.action_space = spaces.Discrete(1 if mode == "auto" else num_candidates)
+        actions: Any = spaces.Discrete(1 if mode == "auto" else num_candidates)
+        self.action_space = actions
         self._goal, self._proposer = goal, proposer
         self._episode_goal: Goal | None = None
         self._episode_proposer: Proposer = proposer
@@ -161,7 +162,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         self.pilot.reset(obs)
         self._plans_done, self._reason = 0, ""
         # A goal of the observation's own is read anew at each decision.
-        self._episode_goal = None if goal is None else check_goal(goal, obs)
+        self._episode_goal = None if goal is None else check_goal(goal, self.pilot.told)
         self._episode_proposer = self._proposer if plans is None else make_proposer(plans)
         if self.mode == "discrete":
             self._decide()
@@ -250,7 +251,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
 
     def _decide(self) -> Decision | None:
         pilot = self.pilot
-        goal = self._episode_goal or check_goal(None, pilot.obs)
+        goal = self._episode_goal or check_goal(None, pilot.told)
         answer = self.decider.decide([pilot], [goal], [self._episode_proposer], [self._rng])
         pilot.decision, self._reason = answer[0]
         return pilot.decision

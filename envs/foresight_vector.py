@@ -106,8 +106,9 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
         self.recorder = recorder
         self.pilots: list[Pilot] = []
         self._proposers: list[Proposer] = []
+        base = env.unwrapped
         for number in range(env.num_envs):
-            inner = env.envs[number] if isinstance(env.unwrapped, SyncVectorEnv) else None
+            inner = base.envs[number] if isinstance(base, SyncVectorEnv) else None
             made = None if executor is None else executor()
             proposer, carrier = make_parts(inner, propose, made)
             self.pilots.append(Pilot(inner, carrier, watch))
@@ -154,7 +155,8 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
             for number, pilot in enumerate(self.pilots)
         ]
         space = self.env.single_action_space
-        batch = concatenate(space, chosen, create_empty_array(space, self.num_envs))
+        empty: Any = create_empty_array(space, self.num_envs)
+        batch = concatenate(space, chosen, empty)
         obs, rewards, terminated, truncated, info = self.env.step(batch)
         if unaware.any():
             obs, _ = self.env.reset(options={"reset_mask": unaware})
@@ -198,7 +200,7 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
         pilots = [self.pilots[number] for number in numbers]
         answers = self.decider.decide(
             pilots,
-            [check_goal(self._goals[number], self.pilots[number].obs) for number in numbers],
+            [check_goal(self._goals[number], self.pilots[number].told) for number in numbers],
             [self._proposers[number] for number in numbers],
             [self._rngs[number] for number in numbers],
         )

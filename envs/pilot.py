@@ -64,8 +64,9 @@ class Pilot:
         self.env, self.executor, self.watch = env, executor, watch
         self._frames: deque[Frame] = deque(maxlen=(watch.count - 1) * watch.stride + 1)
         self.obs: Any = None
-        # (D,) proprioception of the newest observation.
+        # Of the newest observation: proprioception (D,), and the text that it carries.
         self.state: NDArray[np.float32] | None = None
+        self.told: str | None = None
         self.decision: Decision | None = None
         self.plan: Plan | None = None
         # Why a decision is due; None while there is something to do.
@@ -91,7 +92,7 @@ class Pilot:
         """Take the newest observation; before the first frame the world stood still."""
         self.obs = obs
         found = to_frames(obs, camera=self.watch.camera)
-        self.state, frame = found.state, found.frames[0]
+        self.state, self.told, frame = found.state, found.instruction, found.frames[0]
         self._frames.append(frame)
         while len(self._frames) < (self._frames.maxlen or 1):
             self._frames.append(frame)

@@ -5,6 +5,13 @@
     python launch/control_loop.py --source my_robot:connect --hz 5 \
         --instruction "put the carrot on the plate"
 
+    python launch/control_loop.py --env aid_robot/Tabletop-v0 --plan --goal "the drawer is open"
+    python launch/control_loop.py episode.mp4 --plan "lift the cup" "open the drawer" --goal "..."
+
+With --plan, candidates are ranked by what would follow. On the simulated table the best is carried
+out by scripted skills, and decided anew every few steps; candidates that are left out are what the
+scene allows. For a recording or a robot the ranking is only told.
+
 A recording plays in real time, or faster with --hz. The simulated arm does what the instruction
 says by a scripted skill; without one, it does something that its scene allows. `my_robot:connect`
 is a function in a module of yours that returns an object with `get_observation()`, such as a
@@ -33,11 +40,18 @@ import aid_robot.envs  # noqa: F401  registers the recorded-episode environment
 from aid_robot import VideoForesight
 from aid_robot.cli import run_cleanly
 from aid_robot.commands import quiet_libraries
-from aid_robot.commands.inputs import find_episode, split_episode
-from aid_robot.data import open_recording
+from aid_robot.commands.inputs import find_episode, read_image, split_episode
+from aid_robot.data import open_recording, write_video
+from aid_robot.envs.foresight import ForesightPlanner
 from aid_robot.envs.tabletop.tasks import Task
-from aid_robot.errors import ConfigError, FrameRateError, InstructionError
+from aid_robot.errors import ConfigError, FrameRateError, InstructionError, PlanError
 from aid_robot.loop import BackgroundPredictor, Prediction, run_loop
+from aid_robot.planning.best import BestPlan
+from aid_robot.planning.drawing import draw_decision
+from aid_robot.planning.goals import Goal
+from aid_robot.planning.pace import Pace
+from aid_robot.planning.scorers import make_scorer
+from aid_robot.predictor import Predictor
 
 
 def parse() -> argparse.Namespace:
@@ -65,6 +79,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=1, help="futures a prediction draws")
     parser.add_argument("--seed", type=int, help="of every prediction (default: new ones)")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    group = parser.add_argument_group("planning")
+    group.add_argument("--plan", nargs="*", metavar="PLAN", help="rank these instead")
+    group.add_argument("--goal", metavar="TEXT", help="default: the simulated scene's own task")
+    group.add_argument("--goal-image", type=Path, metavar="FILE", help="how it shall look")
+    group.add_argument("--scorer", default="success", metavar="NAMES", help="see aid-robot plan")
+    group.add_argument("--threshold", type=float, help="abstain where the best is below it")
+    group.add_argument("--budget", type=float, metavar="S", help="seconds a decision may take")
     return parser.parse_args()
 
 
@@ -73,8 +94,10 @@ def main() -> int:
     args = parse()
     leave_a_core()
     quiet_libraries()
+    if args.plan is not None and args.env is not None:
+        return plan_and_move(args)
     observations, frame_rate = open_source(args)
-    model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    model = load_model(args)
     options = {"num_samples": args.samples, "seed": args.seed}
     if args.steps is not None:
         options["steps"] = args.steps
@@ -94,16 +117,79 @@ def main() -> int:
     )
     if not background.close(timeout=60):
         print("the last prediction takes more than a minute: left unfinished")
-    log.collect()
+    for late in log.collect():
+        observe(log.steps, late)
     print(log.summary())
     paths = log.save(args.out)
     print(f"wrote {len(paths)} files to {args.out}" if paths else "no prediction to save")
     return 0
 
 
+def load_model(args: argparse.Namespace) -> Predictor:
+    """Load who predicts, or with --plan who ranks."""
+    goal = read_goal(args)
+    model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    if args.plan is None:
+        return model
+    if goal is None:
+        raise PlanError("--plan needs a goal: give --goal TEXT or --goal-image FILE")
+    pace = None if args.budget is None else Pace(args.budget)
+    scorer = make_scorer(args.scorer, model=args.model, device=args.device)
+    return BestPlan(model, args.plan, goal, scorer, threshold=args.threshold, pace=pace)
+
+
+def read_goal(args: argparse.Namespace) -> Goal | None:
+    """Read what is wanted; None where nothing was said."""
+    if args.goal is None and args.goal_image is None:
+        return None
+    image = None if args.goal_image is None else read_image(args.goal_image)
+    return Goal(text=args.goal, image=image)
+
+
 def observe(step: int, prediction: Prediction) -> None:
     """Use a prediction that has just arrived; here it is only announced."""
     print(f"step {step}: foresight of step {prediction.step}, {prediction.age:.2f} s old")
+    decision = prediction.foresight.settings.get("decision")
+    if decision is not None:
+        print(f"  {decision['reason']}")
+
+
+def plan_and_move(args: argparse.Namespace) -> int:
+    """Let the planner act on the simulated table; the world waits while it thinks."""
+    model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    scorer = make_scorer(args.scorer, model=args.model, device=args.device)
+    env = ForesightPlanner(
+        make_env(args.env, render_mode="rgb_array"),
+        model,
+        scorer,
+        goal=read_goal(args),
+        propose=args.plan or None,
+        num_samples=args.samples,
+        threshold=args.threshold,
+        replan_every=args.every,
+        budget=args.budget,
+        **({} if args.steps is None else {"steps": args.steps}),
+    )
+    options = {} if args.instruction is None else {"instruction": args.instruction}
+    _, info = env.reset(seed=args.scene, options=options)
+    args.out.mkdir(parents=True, exist_ok=True)
+    frames, over, step = [env.render()], False, 0
+    try:
+        while not over and (args.max_steps is None or step < args.max_steps):
+            _, _, terminated, truncated, info = env.step(0)
+            over, step = terminated or truncated, step + 1
+            told = info["foresight"]
+            if told["is_new"]:
+                print(f"step {step - 1}: {told['reason']}")
+                if told["decision"] is not None:
+                    draw_decision(told["decision"]).save(args.out / f"step_{step - 1:05d}.png")
+            frames.append(env.render())
+    except KeyboardInterrupt:
+        print("interrupted")
+    write_video(args.out / "plan.mp4", frames, env.metadata["render_fps"])
+    print(f"{step} steps; the scene's own task is {'done' if info.get('success') else 'not done'}")
+    print(f"wrote {args.out}")
+    return 0
 
 
 def open_source(args: argparse.Namespace) -> tuple[Iterator[Any], float]:
@@ -140,17 +226,22 @@ def play(env: gymnasium.Env[Any, Any]) -> Iterator[Any]:
 
 def simulated(name: str, scene: int, instruction: str | None) -> tuple[Iterator[Any], float]:
     """Do what the instruction says in a simulated scene, and return what is seen, and its rate."""
-    try:
-        env = gymnasium.make(name, end_on_success=False)
-    except (gymnasium.error.Error, TypeError) as error:
-        raise ConfigError(
-            f"--env {name} can't be made ({error}): expected aid_robot/Tabletop-v0"
-        ) from error
+    env = make_env(name, end_on_success=False)
     options = {} if instruction is None else {"instruction": instruction}
     obs, info = env.reset(seed=scene, options=options)
     print(f"scene {scene} with {', '.join(thing['name'] for thing in info['scene']['things'])}: "
           f"{obs['instruction']}")  # fmt: skip
     return do(env, obs, Task.from_json(info["task"])), info["fps"]
+
+
+def make_env(name: str, **options: Any) -> gymnasium.Env[Any, Any]:
+    """Make the simulated table."""
+    try:
+        return gymnasium.make(name, **options)
+    except (gymnasium.error.Error, TypeError) as error:
+        raise ConfigError(
+            f"--env {name} can't be made ({error}): expected aid_robot/Tabletop-v0"
+        ) from error
 
 
 def do(env: gymnasium.Env[Any, Any], obs: Any, task: Task) -> Iterator[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -140,4 +140,4 @@ def _tabletop(env: gymnasium.Env[Any, Any] | None) -> TabletopEnv:
             f"the tabletop's skills were given {env!r}; expected an aid_robot/Tabletop-v0 in this "
             "process: give an executor and proposer of your own"
         )
-    return cast(TabletopEnv, inner)
+    return inner

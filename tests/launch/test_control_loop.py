@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from aid_robot.data import VideoFrames
 from tests.recordings import write_irasim
@@ -98,3 +100,33 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert errors.startswith("control_loop: error: --source no_such_robot:connect")
     assert errors.count("\n") == 1
+
+
+def test_planner_moves_the_simulated_arm(tiny_model_dir: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((32, 32, 3), 120, np.uint8)).save(tmp_path / "goal.png")
+    process = start(
+        *(tmp_path, "--env", "aid_robot/Tabletop-v0", "--plan", "do nothing"),
+        *("--goal-image", "goal.png", "--scorer", "image:latent"),
+        *("--model", tiny_model_dir, "--steps", 1, "--max-steps", 4, "--every", 3),
+    )
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "step 0: chose the only candidate, 'do nothing'" in output
+    assert "step 3: chose" in output
+    assert (tmp_path / "loop" / "step_00003.png").exists()
+    assert len(VideoFrames(tmp_path / "loop" / "plan.mp4")) == 5
+
+
+def test_plans_are_ranked_beside_a_recording(tiny_model_dir: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((32, 32, 3), 120, np.uint8)).save(tmp_path / "goal.png")
+    recording = write_irasim(tmp_path / "recording", frames=8)
+    process = start(
+        *(tmp_path, f"{recording}#1", "--model", tiny_model_dir, "--steps", 1, "--every", 4),
+        *("--plan", "open the drawer", "lift the can", "--goal-image", "goal.png"),
+        *("--scorer", "image:latent", "--hz", 5),
+    )
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "0 failed" in output
+    assert "chose '" in output
+    assert (tmp_path / "loop" / "step_00000.png").exists()

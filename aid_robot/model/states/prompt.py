@@ -67,11 +67,8 @@ def parse_answer(answer: str, num_states: int) -> list[str]:
     """
     if len(answer) > _MAX_ANSWER_CHARS:
         raise _unreadable(answer, num_states, f"it has {len(answer)} characters")
-    text = _FENCE.sub("", _THOUGHTS.sub("", answer))
-    lists = [*_json_lists(text), *_written_lists(text), *_written_lists(_INLINE.sub("\n", text))]
     counts: list[int] = []
-    for items in lists:
-        states = [_clean(item) for item in items]
+    for states in read_lists(answer):
         counts.append(len(states))
         if len(states) != num_states or not all(states):
             continue
@@ -82,6 +79,17 @@ def parse_answer(answer: str, num_states: int) -> list[str]:
         return states
     found = f"it lists {max(counts)}" if counts else "it holds no list"
     raise _unreadable(answer, num_states, found)
+
+
+def read_lists(answer: str) -> Iterator[list[str]]:
+    """Yield the lists that an answer holds, the likeliest first, their items without labels."""
+    text = _FENCE.sub("", _THOUGHTS.sub("", answer))
+    for items in (
+        *_json_lists(text),
+        *_written_lists(text),
+        *_written_lists(_INLINE.sub("\n", text)),
+    ):
+        yield [_clean(item) for item in items]
 
 
 def _unreadable(answer: str, num_states: int, reason: str) -> StatePredictionError:

@@ -23,6 +23,8 @@ from aid_robot.training.stages.stage import Figures, Stage
 
 # Weight of the contrastive loss beside the draft's.
 _CONTRAST = 0.2
+# A step drafts every so many-th frame: drawing is most of its cost.
+_EVERY = 4
 
 
 class _Contrast(nn.Module):
@@ -72,17 +74,17 @@ class CLIPStage(Stage):
         }
 
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
-        return self._draft(batch).mean() + _CONTRAST * self._contrast(batch)
+        frames = slice(int(noise.shared() * _EVERY), None, _EVERY)
+        return self._draft(batch, frames).mean() + _CONTRAST * self._contrast(batch)
 
-    def _draft(self, batch: Batch) -> Tensor:
+    def _draft(self, batch: Batch, frames: slice = slice(None)) -> Tensor:
         instructions = [text or "-" for text in batch.clips.instructions]
-        frames = batch.clips.frames[:, 0].cpu().numpy()
-        states = [self.states(f, text) for f, text in zip(frames, instructions, strict=True)]
+        given = batch.clips.frames[:, 0].cpu().numpy()
+        states = [self.states(f, text) for f, text in zip(given, instructions, strict=True)]
         tokens = self.model.encode_towers(self.pixels(batch)[:, 0], instructions, states)
         context = self.model.condition_encoder.dqformer(*tokens)
-        return draft_loss(
-            self.head, self.model, context.spatial, self.latents_of(batch), self.weight_of(batch)
-        )
+        latents, weight = self.latents_of(batch), self.weight_of(batch)
+        return draft_loss(self.head, self.model, context.spatial, latents, weight, frames)
 
     def _contrast(self, batch: Batch) -> Tensor:
         images, texts, negatives = self._embeddings(batch)

@@ -82,7 +82,12 @@ class DraftHead(nn.Module):
 
 
 def draft_loss(
-    head: DraftHead, model: AIDModel, context: Tensor, latents: Tensor, weight: Tensor
+    head: DraftHead,
+    model: AIDModel,
+    context: Tensor,
+    latents: Tensor,
+    weight: Tensor,
+    frames: slice = slice(None),
 ) -> Tensor:
     """Return the squared error of the draft of each clip, (B,).
 
@@ -92,9 +97,10 @@ def draft_loss(
         context: Tokens of each frame, (B, N, T, D).
         latents: Of the clips, unscaled, (B, N, C, h, w).
         weight: Which frames count, (B, N).
+        frames: Those that are drawn.
     """
     given = latents[:, : model.config.num_conditioning_frames]
-    target = model.to_diffusion(latents, given)
-    drawn = head(context, given[:, -1] * model.vae.config.scaling_factor)
+    target, weight = model.to_diffusion(latents, given)[:, frames], weight[:, frames]
+    drawn = head(context[:, frames], given[:, -1] * model.vae.config.scaling_factor)
     error = F.mse_loss(drawn.float(), target, reduction="none").mean(dim=(2, 3, 4))
     return (error * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -1,0 +1,1 @@
+"""Which plan to carry out: imagine every candidate, score what was imagined, choose or abstain."""

@@ -1,0 +1,103 @@
+"""Scorers by name, for commands: "success", "success+0.3*agreement", "image:lpips"."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from aid_robot.errors import ConfigError
+from aid_robot.hub import BUNDLED, resolve
+from aid_robot.planning.scorers.scorer import Scorer, Weighted
+
+# Each with what it goes by.
+SCORERS: Mapping[str, str] = {
+    "success": "probability of success by the classifier; a text, a picture, or both",
+    "progress": "the same along the clip, later frames weighing more",
+    "image:latent": "closeness to the goal's picture in the latents of the model's VAE",
+    "image:lpips": "closeness to the goal's picture by LPIPS",
+    "image:clip": "closeness to the goal's picture by the model's CLIP image tower",
+    "text": "how well the goal's text fits the end by a whole CLIP, named as text:FOLDER-OR-ID",
+    "agreement": "whether a plan's samples end alike; 2 samples or more",
+    "plausibility": "whether coloured things stay in being",
+    "judge": "votes of a vision-language model, named as judge:URL#MODEL",
+}
+
+
+def make_scorer(
+    names: str, *, model: str | os.PathLike[str] | Any = BUNDLED, device: str = "auto"
+) -> Scorer:
+    """Make a scorer, or a mix of several with weights.
+
+    Args:
+        names: Names joined by "+", each with a weight before "*" if it isn't 1.
+        model: The predicting model's folder or hub id, or an `AIDModel`: its VAE, towers and
+            success classifier are used.
+        device: Of networks that are loaded here.
+
+    Raises:
+        ConfigError: A name is not known; WeightsNotFoundError: What it needs isn't there.
+    """
+    parts: dict[Scorer, float] = {}
+    for part in names.split("+"):
+        weight, star, name = part.strip().rpartition("*")
+        try:
+            parts[_make(name.strip(), model, device)] = float(weight) if star else 1.0
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(
+                f"'{part.strip()}' has the weight '{weight}'; expected a number, as '0.3*progress'"
+            ) from error
+    return next(iter(parts)) if len(parts) == 1 else Weighted(parts)
+
+
+def _make(name: str, model: Any, device: str) -> Scorer:
+    kind, _, detail = name.partition(":")
+    if name in ("success", "progress"):
+        from aid_robot.planning.scorers.learned import Progress, SuccessScorer
+
+        folder = resolve(model) if isinstance(model, str | os.PathLike) else None
+        success = SuccessScorer.load(folder, device)
+        return success if name == "success" else Progress(success)
+    if name == "agreement":
+        from aid_robot.planning.scorers.samples import Agreement
+
+        return Agreement()
+    if name == "plausibility":
+        from aid_robot.planning.scorers.samples import Plausibility
+
+        return Plausibility()
+    if kind == "image" and detail in ("latent", "lpips", "clip"):
+        from aid_robot.planning.scorers import images
+
+        if detail == "lpips":
+            return images.GoalImage(images.LpipsDistance(device=device))
+        parts = _loaded(model)
+        if detail == "latent":
+            return images.GoalImage(images.LatentDistance(parts.vae))
+        return images.GoalImage(images.ClipImageDistance(parts.image_encoder))
+    if kind == "text" and detail:
+        from aid_robot.planning.scorers.text import GoalText
+
+        return GoalText.from_pretrained(detail)
+    if kind == "judge" and "#" in detail:
+        from aid_robot.planning.scorers.judge import VLMJudge
+
+        url, _, served = detail.rpartition("#")
+        return VLMJudge(url, served)
+    close = get_close_matches(name, SCORERS, n=1, cutoff=0.4)
+    hint = f" (did you mean '{close[0]}'?)" if close else ""
+    raise ConfigError(
+        f"no scorer '{name}'{hint}; expected some of {', '.join(SCORERS)}, text:FOLDER-OR-ID and "
+        "judge:URL#MODEL, joined by '+'"
+    )
+
+
+def _loaded(model: Any) -> Any:
+    if not isinstance(model, str | os.PathLike):
+        return model
+    from aid_robot.model.checkpoint import load_model
+
+    return load_model(model)
