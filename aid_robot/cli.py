@@ -1,4 +1,4 @@
-"""The command line: `aid-robot predict | ingest | episodes | simulate | train | info`."""
+"""The command line: `aid-robot predict | ingest | train | eval | export | bench | ...`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TextIO
 
 from aid_robot import __version__
-from aid_robot.commands import episodes, info, ingest, predict, simulate, train
+from aid_robot.commands import (
+    bench,
+    episodes,
+    evaluate,
+    export,
+    info,
+    ingest,
+    plan,
+    predict,
+    simulate,
+    train,
+    train_success,
+)
 from aid_robot.errors import AIDRobotError
 
 
@@ -29,10 +41,15 @@ class Command(Protocol):
 
 COMMANDS: Mapping[str, Command] = {
     "predict": predict,
+    "plan": plan,
     "ingest": ingest,
     "episodes": episodes,
     "simulate": simulate,
     "train": train,
+    "train-success": train_success,
+    "eval": evaluate,
+    "export": export,
+    "bench": bench,
     "info": info,
 }
 
@@ -104,6 +121,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     # argparse gives up on an optional argument once options stand before it.
     if takes_instruction and args.instruction is None and len(late) == 1 and late[0][:1] != "-":
         args.instruction = late.pop()
+    if "plans" in args and not any(text.startswith("-") for text in late):
+        args.plans, late = [*args.plans, *late], []
     if late:
         hint = "; put an instruction in quotes" if takes_instruction else ""
         args.parser.error(f"unrecognized arguments: {' '.join(late)}{hint}")

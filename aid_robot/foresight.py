@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -39,13 +39,14 @@ from aid_robot.options import (
     draw_seed,
 )
 from aid_robot.predictor import PredictOptions, Progress, Request
-from aid_robot.runtime.denoiser import (
-    Denoiser,
-    StageTimer,
-    choose_device,
-    choose_dtype,
-    make_denoiser,
-)
+from aid_robot.runtime import choose_model_dtype, choose_runtimes, make_denoiser
+from aid_robot.runtime.denoiser import Denoiser, StageTimer, choose_device
+
+if TYPE_CHECKING:
+    from aid_robot.planning.decision import Decision
+    from aid_robot.planning.goals import Goal
+    from aid_robot.planning.plans import PlanLike
+    from aid_robot.planning.scorers import Scorer
 
 _MAX_SEED = 2**63 - 1
 
@@ -78,7 +79,8 @@ class VideoForesight:
         *,
         device: str = "auto",
         dtype: str | torch.dtype = "auto",
-        runtime: str = "auto",
+        runtime: str | Sequence[str] = "auto",
+        engines: str | os.PathLike[str] | None = None,
         states: str | StatePredictor = "template",
     ) -> VideoForesight:
         """Load a model: bundled with the package, from a folder, or from a hub id.
@@ -87,20 +89,24 @@ class VideoForesight:
             name_or_path: "bundled", a folder with an `aid/` part, or a hub id.
             device: "auto", "cpu", "cuda", "cuda:1", ...
             dtype: "auto", "float32", "float16", "bfloat16".
-            runtime: Who runs the UNet: "auto" or "torch".
+            runtime: Who runs the UNet, such as "torch", "ort" or "trt"; several are tried in
+                order. See `aid_robot.runtime.make_denoiser`.
+            engines: Folder of exported graphs or engines, for "ort" and "trt".
             states: "template", "llava:<folder or hub id>", "endpoint:<url>#<model>", or a
                 predictor of your own.
 
         Raises:
-            WeightsNotFoundError, CheckpointError, ConfigError: Each says what to do.
+            WeightsNotFoundError, CheckpointError, ConfigError, EngineError,
+            RuntimeUnavailableError: Each says what to do.
         """
+        runtimes = choose_runtimes(runtime, engines)
         target = choose_device(device)
-        chosen = choose_dtype(dtype, target)
+        chosen = choose_model_dtype(dtype, target, engines)
         model = load_model(name_or_path, dtype=chosen).to(target, chosen)
         return cls(
             model,
             state_predictor=make_state_predictor(states, num_states=model.config.num_states),
-            denoiser=make_denoiser(model, runtime),
+            denoiser=make_denoiser(model, runtimes, engines),
             model_id=os.fspath(name_or_path),
         )
 
@@ -211,6 +217,19 @@ class VideoForesight:
             step = replace(clips[0], frames=np.concatenate([clip.frames for clip in clips]))
             steps.append(step)
         return Foresight.chain(steps)
+
+    def score(
+        self,
+        obs: Any,
+        plans: Sequence[PlanLike],
+        scorer: Scorer,
+        goal: Goal | None = None,
+        **options: Any,
+    ) -> Decision:
+        """Imagine every plan, score what was imagined and rank the plans; see `decide`."""
+        from aid_robot.planning.choose import decide
+
+        return decide(self, obs, plans, goal, scorer, **options)
 
     # -- the stages ------------------------------------------------------------------------------
 

@@ -16,5 +16,7 @@ mkdir -p "$run"
 [ -n "${STORE:-}" ] || aid-robot simulate -o "$store" --episodes "${EPISODES:-20000}" \
   --size 64 --frames 16..40 --alternatives 4 --failures 0.05 --seed 0
 aid-robot train "${RECIPE:-bundled}" -o "$run" --set "data.store=$store" "$@"
-python "$here/validate.py" "$store" --model "$run/aid/model" -o "$run/validation"
+aid-robot eval run "$store" --protocol own --predictor "model=$run/aid/model" \
+  --predictor copy-last-frame --predictor "prior=prior:$run/aid/model" --clips "${CLIPS:-200}" \
+  -o "$run/evaluation"
 [ "${INSTALL:-1}" = 0 ] || python "$here/install_bundled.py" "$run/aid/model"

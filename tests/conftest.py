@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.exported import Exports
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests side by side share the cores; set before torch is imported.
@@ -31,3 +35,13 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
     save_model(tiny_model(), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """A tiny checkpoint with its ONNX graphs; tracing them takes longest of all fixtures."""
+    pytest.importorskip("onnxscript", reason="ONNX: pip install 'aid-robot[cpu]'")
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime: pip install 'aid-robot[cpu]'")
+    from tests.exported import make_exports
+
+    return make_exports(tmp_path_factory.mktemp("exports"))

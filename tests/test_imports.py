@@ -18,8 +18,8 @@ LAYERS = [
     {"observation", "observation_layouts", "observation_pixels", "clip", "clip_drawing", "hub",
      "predictor"},
     {"model", "data"},
-    {"options", "runtime", "training", "evaluation", "baselines"},
-    {"foresight", "planning", "loop"},
+    {"options", "runtime", "training"},
+    {"foresight", "loop", "baselines", "evaluation", "planning"},
     {"envs", "export"},
     {"cli", "commands"},
 ]  # fmt: skip

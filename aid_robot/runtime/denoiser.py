@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from aid_robot.errors import ConfigError
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.conditioning import Condition
+from aid_robot.model.diffusion import Preconditioning
+from aid_robot.model.unet import LayerContext
 
 
 class Denoiser(Protocol):
@@ -22,21 +25,68 @@ class Denoiser(Protocol):
         """Predict x0 from noisy latents (rows, N, C, h, w) at one noise level."""
 
 
+class Network(Protocol):
+    """The UNet, whoever runs it; `AIDUNet.forward` is one."""
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Sequence[LayerContext],
+        added_time_ids: Tensor,
+    ) -> Tensor:
+        """Predict v.
+
+        Args:
+            sample: Scaled noisy latents and conditioning latents on channels, (rows, N, 2C, h, w).
+            timestep: c_noise = ln(sigma) / 4, (rows,), float32.
+            context: Keys and values by `AIDUNet.project_context`.
+            added_time_ids: SVD's micro-conditioning, (rows, 3), float32.
+
+        Returns:
+            The network's output, (rows, N, C, h, w).
+        """
+
+
+class NetworkDenoiser:
+    """Precondition any network, in the dtype of the latents.
+
+    An engine thus computes the UNet alone, and at every noise level the scales around it are those
+    that torch uses.
+    """
+
+    def __init__(self, network: Network, dtype: torch.dtype) -> None:
+        self.network = network
+        self._dtype = dtype
+
+    def denoise(self, latents: Tensor, sigma: float, condition: Condition) -> Tensor:
+        """Predict x0 from noisy latents (rows, N, C, h, w) at one noise level."""
+        at = Preconditioning.at(sigma)
+        scaled = (at.in_ * latents).to(self._dtype)
+        sample = torch.cat([scaled, condition.latents.to(self._dtype)], dim=2)
+        timestep = torch.full((len(latents),), at.noise, device=latents.device)
+        output = self.network(sample, timestep, condition.context, condition.added_time_ids)
+        return at.skip * latents + at.out * output.to(latents.dtype)
+
+
 class TorchDenoiser:
     """Run the model's own modules."""
 
     def __init__(self, model: AIDModel) -> None:
         self._model = model
 
+    @property
+    def network(self) -> Network:
+        """The model's own UNet."""
+        return self._model.unet
+
     def denoise(self, latents: Tensor, sigma: float, condition: Condition) -> Tensor:
         """Predict x0 from noisy latents (rows, N, C, h, w) at one noise level."""
         return self._model.denoise(latents, sigma, condition)
 
 
-def make_denoiser(model: AIDModel, runtime: str = "auto") -> Denoiser:
-    """Choose who runs the UNet; "auto" and "torch" are the same for now."""
-    if runtime not in ("auto", "torch"):
-        raise ConfigError(f"runtime='{runtime}' is unknown; it is 'auto' or 'torch'")
+def make_torch(model: AIDModel, engines: Path | None, variant: str | None) -> Denoiser:
+    """Make the runtime "torch"; it needs no engines and has no variant."""
     return TorchDenoiser(model)
 
 

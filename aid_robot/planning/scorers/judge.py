@@ -116,4 +116,4 @@ class VLMJudge:
 
 
 def _enlarged(picture: Frames) -> Frames:
-    return enlarge(picture[None], max(1, round(_HEIGHT / picture.shape[0])))[0]
+    return np.asarray(enlarge(picture[None], max(1, round(_HEIGHT / picture.shape[0])))[0])

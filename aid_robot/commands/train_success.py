@@ -1,0 +1,89 @@
+"""`aid-robot train-success`: train the classifier that judges imagined ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "train the success classifier on a store's outcomes; run it again to go on after a stop"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("store", help="episode store, a path or URL, best of 'aid-robot simulate'")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="where the classifier goes, MODEL/success for that of a model; FOLDER.run holds the "
+        "state to go on from",
+    )
+    parser.add_argument("--minutes", type=float, help="budget of time (default: 20)")
+    parser.add_argument("--steps", type=int, help="budget of steps, instead of minutes")
+    parser.add_argument("--size", type=int, default=64, help="height and width it sees")
+    parser.add_argument("--batch-size", type=int, default=32, help="pairs of pictures a step")
+    parser.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="model whose VAE the ends are sent through, so that its blur is known; its size must "
+        "be the classifier's",
+    )
+    parser.add_argument("--held-out", type=float, default=0.1, help="share of scenes to judge by")
+    parser.add_argument("--split-seed", type=int, default=0, help="the same as the model's")
+    parser.add_argument("--limit", type=int, help="episodes to read at most")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure on held-out scenes, and save."""
+    from aid_robot.data.clips import Split
+    from aid_robot.data.store import EpisodeStore
+    from aid_robot.envs.tabletop.asking import TabletopAsker
+    from aid_robot.planning.success.examples import Asker, RecordedAsker, read_examples
+    from aid_robot.planning.success.measure import measure
+    from aid_robot.planning.success.model import SuccessConfig
+    from aid_robot.planning.success.train import SuccessTraining, train
+
+    minutes = args.minutes if args.minutes or args.steps else 20.0
+    settings = SuccessTraining(
+        minutes=minutes, steps=args.steps, batch_size=args.batch_size, seed=args.seed
+    )
+    config = SuccessConfig(size=args.size)
+    vae = _vae(args.model, args.size) if args.model else None
+    with EpisodeStore.open(args.store) as store:
+        episodes = [store[i] for i in range(min(len(store), args.limit or len(store)))]
+        records = store.records
+        held_out = Split(args.held_out, args.split_seed).held_out(
+            records[i] for i in range(len(episodes))
+        )
+        asker: Asker
+        if all(TabletopAsker.knows(episode) for episode in episodes):
+            asker = TabletopAsker()
+        else:
+            asker = RecordedAsker([text for e in episodes for text in e.instructions])
+        sides = [[e for e in episodes if (e.id in held_out) is side] for side in (False, True)]
+        examples = read_examples(sides[0], asker, args.size, vae=vae, bar="read")
+        judged = read_examples(sides[1], asker, args.size, bar="read held out")
+    model = train(examples, config, settings, args.output.with_name(f"{args.output.name}.run"))
+    figures = measure(model, judged)
+    model.save(args.output, {"figures": figures, "episodes": len(examples)})
+    print(json.dumps(figures, indent=1))
+    size = (args.output / "model.safetensors").stat().st_size
+    print(f"wrote {args.output}, {size / 1e6:.2f} MB")
+    return 0
+
+
+def _vae(folder: str, size: int) -> object:
+    from aid_robot.errors import ConfigError
+    from aid_robot.model.checkpoint import load_model
+
+    model = load_model(folder)
+    if (model.config.height, model.config.width) != (size, size):
+        raise ConfigError(
+            f"{folder} makes frames of {model.config.height}x{model.config.width} and the "
+            f"classifier sees {size}x{size}: give --size {model.config.height}"
+        )
+    return model.vae.eval()

@@ -1,0 +1,97 @@
+"""The gate passes what is equal to torch, fails what isn't, and says which."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from aid_robot.cli import main
+from aid_robot.errors import ConfigError
+from aid_robot.export.verify import THRESHOLDS, Check, Observation, Report, read_observation, verify
+from tests.exported import Exports, load
+
+PICTURE = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)
+
+
+def gate(onnx_exports: Exports, engines: Path) -> Report:
+    picture = Observation(PICTURE, "open the drawer")
+    return verify(engines, load(onnx_exports.checkpoint), [picture], runtime="ort", steps=2)
+
+
+def test_graphs_that_equal_torch_pass(onnx_exports: Exports) -> None:
+    report = gate(onnx_exports, onnx_exports.folded)
+    assert report.passed, report.table()
+    checked = {check.what for check in report.checks}
+    assert {"context", "batch of 24"} <= checked
+    assert len([what for what in checked if "sigma" in what]) == 2, "every step"
+    assert any(check.figure == "PSNR dB" for check in report.checks)
+    values = json.loads(report.to_json())
+    assert values["passed"] is True
+    assert len(values["checks"]) == len(report.checks)
+
+
+def scale_a_weight(engines: Path, by: float) -> None:
+    """Change one weight as a faulty exporter would, and its record with it."""
+    path = engines / "denoiser.onnx"
+    proto = onnx.load(path)
+    tensor = next(t for t in proto.graph.initializer if t.name == "conv_out.weight")
+    changed = onnx.numpy_helper.to_array(tensor) * by
+    tensor.CopyFrom(onnx.numpy_helper.from_array(changed.astype(np.float32), tensor.name))
+    onnx.save(proto, path)
+    record = engines / "export.json"
+    values = json.loads(record.read_text())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    values["graphs"] = {"denoiser": values["graphs"]["denoiser"]}
+    values["graphs"]["denoiser"]["sha256"] = {"denoiser.onnx": digest}
+    record.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("factor", [1.001, float("nan")])
+def test_a_graph_that_is_off_fails_the_command(
+    onnx_exports: Exports, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float
+) -> None:
+    engines = tmp_path / "engines"
+    engines.mkdir()
+    for name in ("denoiser.onnx", "export.json"):
+        shutil.copy(onnx_exports.folded / name, engines)
+    command = ["export", "verify", str(engines), "--model", str(onnx_exports.checkpoint)]
+    command += ["--device", "cpu", "--steps", "1", "--batches", "2"]
+    assert main(command) == 0
+    assert "passed" in capsys.readouterr().out
+    scale_a_weight(engines, factor)
+    status = main([*command, "--report", str(tmp_path / "report.json")])
+    assert status == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert json.loads((tmp_path / "report.json").read_text())["passed"] is False
+
+
+def test_no_figure_that_is_not_a_number_passes() -> None:
+    nan = float("nan")
+    assert not Check("x", "relative L2", nan, 1.0, at_most=True).passed
+    assert not Check("x", "PSNR dB", nan, 1.0, at_most=False).passed
+    assert Check("x", "PSNR dB", float("inf"), 1.0, at_most=False).passed
+    assert not Report("x", "ort", "fp32", {}, ()).passed, "nothing checked is nothing proven"
+    assert set(THRESHOLDS) >= {"fp32", "fp16", "bf16"}
+
+
+def test_what_is_no_observation_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "frame.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"frame\.png"):
+        read_observation(str(path), "open the drawer", 1)
+
+
+def test_the_command_exports_and_verifies(
+    onnx_exports: Exports, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "onnx", "--model", str(onnx_exports.checkpoint), "--graphs", "dqformer"]
+    assert main([*command, "--onnx-dir", str(tmp_path / "onnx")]) == 0
+    shown = capsys.readouterr().out
+    assert "dqformer.onnx" in shown
+    assert "passed" in shown
