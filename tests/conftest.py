@@ -16,6 +16,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what needs exported graphs among the slow tests: tracing them takes minutes."""
+    for item in items:
+        if "onnx_exports" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def bridge_dir() -> Path:
     """Recorded Bridge data; the test skips where there is none."""
@@ -39,7 +47,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def onnx_exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    """A tiny checkpoint with its ONNX graphs; tracing them takes longest of all fixtures."""
+    """The bundled model with its ONNX graphs; tests that ask for it are slow ones."""
     pytest.importorskip("onnxscript", reason="ONNX: pip install 'aid-robot[cpu]'")
     pytest.importorskip("onnxruntime", reason="ONNX Runtime: pip install 'aid-robot[cpu]'")
     from tests.exported import make_exports

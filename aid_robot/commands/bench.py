@@ -202,7 +202,11 @@ def run(args: argparse.Namespace) -> int:
         record = {
             "machine": machine,
             "load at the end": load,
-            "arguments": {n: _jsonable(v) for n, v in vars(args).items() if not callable(v)},
+            "arguments": {
+                n: _jsonable(v)
+                for n, v in vars(args).items()
+                if not (callable(v) or isinstance(v, argparse.ArgumentParser))
+            },
             "engine seconds": dict(built),
             "rows": [row.to_dict() for row in bench.done],
         }

@@ -172,7 +172,8 @@ def open_session(path: Path, provider: str, device: torch.device) -> Any:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # the bindings raise classes of their own, and RuntimeError
         reason = str(error).strip().splitlines()[0]
-        if "find an implementation" in reason or "not a registered function" in reason:
+        lacks = ("find an implementation", "not a registered function", "tensor(bfloat16)")
+        if any(words in reason for words in lacks):
             raise EngineError(
                 f"{path} has an operator that {name} lacks ({reason}): export it in another "
                 "precision (a CPU takes fp32 or fp16), or run it by another runtime"

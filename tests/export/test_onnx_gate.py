@@ -57,9 +57,7 @@ def test_a_graph_that_is_off_fails_the_command(
     onnx_exports: Exports, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float
 ) -> None:
     engines = tmp_path / "engines"
-    engines.mkdir()
-    for name in ("denoiser.onnx", "export.json"):
-        shutil.copy(onnx_exports.folded / name, engines)
+    shutil.copytree(onnx_exports.folded, engines)
     command = ["export", "verify", str(engines), "--model", str(onnx_exports.checkpoint)]
     command += ["--device", "cpu", "--steps", "1", "--batches", "2"]
     assert main(command) == 0

@@ -89,7 +89,7 @@ def test_adapters_swap_without_a_new_export(onnx_exports: Exports, model: AIDMod
         found = network(other, onnx_exports.inputs)(**call)
         before = network(model, onnx_exports.inputs)(**call)
     assert relative_error(found, truth) <= 1e-5
-    assert relative_error(before, truth) > 0.05, "the weights matter"
+    assert relative_error(before, truth) > 0.01, "the weights matter"
 
 
 def test_a_graph_of_another_checkpoint_is_refused(onnx_exports: Exports) -> None:
