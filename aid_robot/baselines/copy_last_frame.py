@@ -2,81 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from aid_robot.clip import Foresight
-from aid_robot.model.config import AIDConfig
-from aid_robot.options import check_count, check_options, check_request
-from aid_robot.predictor import PredictOptions, Request
+from aid_robot.baselines.textless import TextlessBaseline
 
 
-class CopyLastFrame:
-    """Repeat the last given frame, as a `Predictor` with the shape of some AID.
+class CopyLastFrame(TextlessBaseline):
+    """Repeat the last given frame."""
 
-    Args:
-        config: Its N, K, fps and size are taken.
-    """
+    model_id = "copy-last-frame"
 
-    def __init__(self, config: AIDConfig) -> None:
-        self.config = config
-
-    @property
-    def fps(self) -> float:
-        """Frames a second of the recorded world."""
-        return self.config.fps
-
-    @property
-    def num_frames(self) -> int:
-        """N, the frames of a foresight."""
-        return self.config.num_frames
-
-    @property
-    def num_conditioning_frames(self) -> int:
-        """K, the frames that an observation must give."""
-        return self.config.num_conditioning_frames
-
-    def predict(
-        self,
-        obs: Any,
-        instruction: str | None = None,
-        *,
-        num_samples: int = 1,
-        seed: int | None = None,
-        **options: Unpack[PredictOptions],
-    ) -> Foresight:
-        """Return the last given frame N - K times; the samples are all the same."""
-        return self.predict_many(
-            [Request(obs, instruction, seed)], num_samples=num_samples, **options
-        )[0]
-
-    def predict_many(
-        self,
-        requests: Sequence[Request | tuple[Any, str]],
-        *,
-        num_samples: int = 1,
-        **options: Unpack[PredictOptions],
-    ) -> list[Foresight]:
-        """Answer several requests."""
-        check_count("num_samples", num_samples)
-        check_options(options, self.config)
-        clips = []
-        for request in (r if isinstance(r, Request) else Request(*r) for r in requests):
-            # It reads no text, so that a blank instruction is no error.
-            free = PredictOptions({**options, "text_guidance_scale": 0.0})
-            job = check_request(request, range(num_samples), free, self.config)
-            missing = self.num_frames - len(job.frames)
-            clip = np.concatenate([job.frames, job.frames[-1:].repeat(missing, axis=0)])
-            clips.append(
-                Foresight(
-                    frames=np.repeat(clip[None], num_samples, axis=0),
-                    fps=self.fps,
-                    instruction=job.instruction,
-                    num_conditioning_frames=self.num_conditioning_frames,
-                    seed=job.seed,
-                    model_id="copy-last-frame",
-                )
-            )
-        return clips
+    def continue_frames(
+        self, given: NDArray[np.uint8], count: int, obs: Any, camera: str | None
+    ) -> NDArray[np.uint8]:
+        """Return the last given frame `count` times."""
+        return given[-1:].repeat(count, axis=0)

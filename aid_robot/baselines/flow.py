@@ -2,95 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from aid_robot.clip import Foresight
+from aid_robot.baselines.textless import TextlessBaseline
 from aid_robot.errors import FrameCountError
 from aid_robot.evaluation.metrics.motion import optical_flow
-from aid_robot.model.config import AIDConfig
 from aid_robot.observation import resize_frames, to_frames
-from aid_robot.options import check_count, check_options, check_request
-from aid_robot.predictor import PredictOptions, Request
 
 
-class FlowExtrapolation:
-    """Carry the last given frame on by its optical flow, as a `Predictor` shaped as some AID.
+class FlowExtrapolation(TextlessBaseline):
+    """Carry the last given frame on by its optical flow.
 
     Velocity needs two frames: with K = 1 they come from an observation that is a history, whose
     newest frames the other predictors take alike. From a single frame nothing is known to move,
     and the prediction is that of copying it.
-
-    Args:
-        config: Its N, K, fps and size are taken.
     """
 
-    def __init__(self, config: AIDConfig) -> None:
-        self.config = config
-        self.model_id = "flow"
+    model_id = "flow"
 
-    @property
-    def fps(self) -> float:
-        """Frames a second of the recorded world."""
-        return self.config.fps
-
-    @property
-    def num_frames(self) -> int:
-        """N, the frames of a foresight."""
-        return self.config.num_frames
-
-    @property
-    def num_conditioning_frames(self) -> int:
-        """K, the frames that an observation must give."""
-        return self.config.num_conditioning_frames
-
-    def predict(
-        self,
-        obs: Any,
-        instruction: str | None = None,
-        *,
-        num_samples: int = 1,
-        seed: int | None = None,
-        **options: Unpack[PredictOptions],
-    ) -> Foresight:
-        """Extrapolate the motion between the last two frames; the samples are all the same."""
-        return self.predict_many(
-            [Request(obs, instruction, seed)], num_samples=num_samples, **options
-        )[0]
-
-    def predict_many(
-        self,
-        requests: Sequence[Request | tuple[Any, str]],
-        *,
-        num_samples: int = 1,
-        **options: Unpack[PredictOptions],
-    ) -> list[Foresight]:
-        """Answer several requests."""
-        check_count("num_samples", num_samples)
-        check_options(options, self.config)
-        clips = []
-        for request in (r if isinstance(r, Request) else Request(*r) for r in requests):
-            # It reads no text, so that a blank instruction is no error.
-            free = PredictOptions({**options, "text_guidance_scale": 0.0})
-            job = check_request(request, range(num_samples), free, self.config)
-            before = self._frame_before(request.obs, options.get("camera"), job.frames)
-            future = extrapolate(before, job.frames[-1], self.num_frames - len(job.frames))
-            clip = np.concatenate([job.frames, future])
-            clips.append(
-                Foresight(
-                    frames=np.repeat(clip[None], num_samples, axis=0),
-                    fps=self.fps,
-                    instruction=job.instruction,
-                    num_conditioning_frames=self.num_conditioning_frames,
-                    seed=job.seed,
-                    model_id=self.model_id,
-                )
-            )
-        return clips
+    def continue_frames(
+        self, given: NDArray[np.uint8], count: int, obs: Any, camera: str | None
+    ) -> NDArray[np.uint8]:
+        """Extrapolate the motion between the last two frames."""
+        return extrapolate(self._frame_before(obs, camera, given), given[-1], count)
 
     def _frame_before(
         self, obs: Any, camera: str | None, given: NDArray[np.uint8]
