@@ -50,7 +50,7 @@ from aid_robot.planning.best import BestPlan
 from aid_robot.planning.drawing import draw_decision
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.pace import Pace
-from aid_robot.planning.scorers import make_scorer
+from aid_robot.planning.scorers import default_scorer, make_scorer
 from aid_robot.predictor import Predictor
 
 
@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
     group.add_argument("--plan", nargs="*", metavar="PLAN", help="rank these instead")
     group.add_argument("--goal", metavar="TEXT", help="default: the simulated scene's own task")
     group.add_argument("--goal-image", type=Path, metavar="FILE", help="how it shall look")
-    group.add_argument("--scorer", default="success", metavar="NAMES", help="see aid-robot plan")
+    group.add_argument("--scorer", metavar="NAMES", help="see aid-robot plan")
     group.add_argument("--threshold", type=float, help="abstain where the best is below it")
     group.add_argument("--budget", type=float, metavar="S", help="seconds a decision may take")
     return parser.parse_args()
@@ -134,7 +134,8 @@ def load_model(args: argparse.Namespace) -> Predictor:
     if goal is None:
         raise PlanError("--plan needs a goal: give --goal TEXT or --goal-image FILE")
     pace = None if args.budget is None else Pace(args.budget)
-    scorer = make_scorer(args.scorer, model=args.model, device=args.device)
+    name = args.scorer or default_scorer(goal)
+    scorer = make_scorer(name, model=args.model, device=args.device)
     return BestPlan(model, args.plan, goal, scorer, threshold=args.threshold, pace=pace)
 
 
@@ -157,12 +158,14 @@ def observe(step: int, prediction: Prediction) -> None:
 def plan_and_move(args: argparse.Namespace) -> int:
     """Let the planner act on the simulated table; the world waits while it thinks."""
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
-    scorer = make_scorer(args.scorer, model=args.model, device=args.device)
+    goal = read_goal(args)
+    name = args.scorer or default_scorer(goal or Goal())
+    scorer = make_scorer(name, model=args.model, device=args.device)
     env = ForesightPlanner(
         make_env(args.env, render_mode="rgb_array"),
         model,
         scorer,
-        goal=read_goal(args),
+        goal=goal,
         propose=args.plan or None,
         num_samples=args.samples,
         threshold=args.threshold,

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aid_robot import VideoForesight
 from aid_robot.cli import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def blocks(language: str) -> list[str]:
@@ -24,10 +26,11 @@ def test_files_that_it_names_exist() -> None:
 
 
 def test_commands_parse() -> None:
-    commands = re.findall(r"^aid-robot (.+)$", README, flags=re.MULTILINE)
+    pages = "\n".join(PAGES)
+    commands = re.findall(r"^aid-robot (.+)$", pages, flags=re.MULTILINE)
     assert commands
     for command in commands:
-        arguments = re.findall(r'"[^"]*"|\S+', command)
+        arguments = re.findall(r'"[^"]*"|\S+', command.partition("  #")[0])
         build_parser().parse_args([argument.strip('"') for argument in arguments])
 
 
@@ -39,3 +42,13 @@ def test_control_loop_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     exec(example, names)
     assert names["foresight"].frames.shape == (2, 16, 64, 64, 3)
     assert (tmp_path / "foresight.mp4").stat().st_size > 1000
+
+
+def test_planning_example_runs() -> None:
+    example = next(block for block in blocks("python") if "decide(" in block)
+    frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    names = {"model": VideoForesight.from_pretrained(), "frame": frame, "goal": frame}
+    exec(example, names)
+    decision = names["decision"]
+    assert decision.plan in decision.plans
+    assert len(decision.scores) == 2

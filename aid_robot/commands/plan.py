@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 HELP = "rank candidate plans by foresight, and say which to carry out"
 _DEFAULT_OUTPUT = Path("plan.png")
-_DEFAULT_SCORER = "success"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,10 +67,9 @@ def _add_choice_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("scores and choice")
     group.add_argument(
         "--scorer",
-        default=_DEFAULT_SCORER,
         metavar="NAMES",
         help="one scorer or several with weights, such as success+0.3*agreement (default: "
-        f"{_DEFAULT_SCORER}); a wrong name lists them",
+        "success, with a goal image image:latent); a wrong name lists them",
     )
     group.add_argument("--samples", type=int, default=2, help="futures of each plan (default: 2)")
     group.add_argument(
@@ -119,13 +117,13 @@ def run(args: argparse.Namespace) -> int:
     from aid_robot.foresight import VideoForesight
     from aid_robot.planning.choose import Beam, decide
     from aid_robot.planning.pace import Pace
-    from aid_robot.planning.scorers import make_scorer
+    from aid_robot.planning.scorers import default_scorer, make_scorer
 
     if "debug" not in args:
         quiet_libraries()
     started = time.perf_counter()
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
-    scorer = make_scorer(args.scorer, model=args.model, device=args.device)
+    scorer = make_scorer(args.scorer or default_scorer(goal), model=args.model, device=args.device)
     loaded = time.perf_counter() - started
 
     view = source.view(model.num_conditioning_frames, model.fps, args.frame)

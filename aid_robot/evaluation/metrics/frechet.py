@@ -6,6 +6,7 @@ its own name), or of single frames by an image network (FID).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +35,7 @@ class Network(Protocol):
         """Return the features of one clip."""
 
 
-class _SetMetric:
+class _SetMetric(ABC):
     """What the distances between sets share."""
 
     unit = ""
@@ -103,8 +104,8 @@ class _SetMetric:
             "apart)"
         )
 
-    def _distance(self, predicted: FloatArray, true: FloatArray) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def _distance(self, predicted: FloatArray, true: FloatArray) -> float: ...
 
 
 class FVD(_SetMetric):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from aid_robot.runtime.denoiser import choose_device
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-class _HubNetwork:
+class _HubNetwork(ABC):
     """A transformers model, and how frames are brought to its input."""
 
     def __init__(self, model: Any, source: str, preprocessing: dict[str, Any]) -> None:
@@ -48,8 +49,8 @@ class _HubNetwork:
         return cls(model, f"{type(model).__name__} {name_or_path}", _preprocessing(folder))
 
     @classmethod
-    def _load(cls, folder: Path) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _load(cls, folder: Path) -> Any: ...
 
     def _pixels(self, clip: Frames) -> Tensor:
         """Squash frames to the network's square and normalise them, (N, 3, S, S)."""

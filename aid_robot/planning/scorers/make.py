@@ -9,6 +9,7 @@ from typing import Any
 
 from aid_robot.errors import ConfigError
 from aid_robot.hub import BUNDLED, resolve
+from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers.scorer import Scorer, Weighted
 
 # Each with what it goes by.
@@ -23,6 +24,11 @@ SCORERS: Mapping[str, str] = {
     "plausibility": "whether coloured things stay in being",
     "judge": "votes of a vision-language model, named as judge:URL#MODEL",
 }
+
+
+def default_scorer(goal: Goal) -> str:
+    """Name the scorer that needs least: a goal's picture is compared, its text is classified."""
+    return "success" if goal.image is None else "image:latent"
 
 
 def make_scorer(
