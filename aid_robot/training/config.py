@@ -69,6 +69,8 @@ class ModelConfig:
     sizes: dict[str, Any] = field(default_factory=dict)
     # Begin the AID part anew, where `start` has one, on the prior that it came from.
     fresh_aid: bool = False
+    # Model folder or hub id whose VAE a model with random weights begins with, where `start` is "".
+    vae: str = ""
     # Upper bound of a fresh model's vocabulary.
     vocabulary: int = 2048
     # Who splits instructions: "template", "llava:..." or "endpoint:...".
@@ -215,10 +217,15 @@ class Recipe:
                 f"stages={list(self.stages)} train {' and '.join(small_only)} anew, of a model "
                 f"that starts from '{self.model.start}': leave them out, or start from ''"
             )
-        if not self.model.start and "vae" not in self.stages:
+        if not (self.model.start or self.model.vae) and "vae" not in self.stages:
             raise ConfigError(
                 f"stages={list(self.stages)} would train on a VAE with random weights: add 'vae', "
-                "or set model.start"
+                "or set model.start or model.vae"
+            )
+        if self.model.start and self.model.vae:
+            raise ConfigError(
+                f"model.vae='{self.model.vae}' would replace the VAE that the UNet of "
+                f"model.start='{self.model.start}' knows: leave one of the two out"
             )
         if self.model.start and self.model.sizes:
             raise ConfigError(

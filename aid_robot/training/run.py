@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -85,6 +86,18 @@ def make_accelerator(recipe: Recipe, device: str = "auto") -> Any:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
     return accelerator
+
+
+@contextmanager
+def _all_cores(accelerator: Any) -> Iterator[None]:
+    """Compute on the cores of the processes that wait, too, where there are several on a CPU."""
+    threads = torch.get_num_threads()
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(threads * accelerator.num_processes)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Run:
@@ -194,7 +207,8 @@ class Run:
         )
         indices = self.data.chosen(self.data.train, kind.texts)
         if recipe.cache.where == "memory" or accelerator.is_main_process:
-            cache.fill(self.data.store, indices)
+            with _all_cores(accelerator):
+                cache.fill(self.data.store, indices)
         accelerator.wait_for_everyone()
         for part in parts:
             nn.Module.to(part, device="cpu")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aid_robot.data.store import EpisodeStore
+from aid_robot.errors import ConfigError
 from aid_robot.hub import resolve
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.build import (
@@ -87,9 +88,31 @@ def new_small_model(
     tokenizer = build_tokenizer(list(texts), config.vocabulary, sizes.text_length)
     aid = with_changes(preset(config.preset), config.config)
     model = build_model(aid, sizes, tokenizer, seed)
-    zero_residual_branches(model.vae)
     zero_residual_branches(model.unet)
+    if config.vae:
+        _take_vae(model, resolve(config.vae))
+    else:
+        zero_residual_branches(model.vae)
     return model
+
+
+def _take_vae(model: AIDModel, folder: Path) -> None:
+    """Begin with another model's VAE, and with the scales that it gives its latents."""
+    other = load_model(folder)
+    wanted, found = (
+        (list(m.vae.config.block_out_channels), m.vae.config.latent_channels)
+        for m in (model, other)
+    )
+    if wanted != found:
+        raise ConfigError(
+            f"model.vae='{folder}' has block_out_channels, latent_channels = {found}, but "
+            f"model.sizes asks for {wanted}: set vae_channels and latent_channels to the former"
+        )
+    model.vae.load_state_dict(other.vae.state_dict())
+    model.vae.register_to_config(scaling_factor=other.vae.config.scaling_factor)
+    set_config(
+        model, model.config.replace(latent_reference_scale=other.config.latent_reference_scale)
+    )
 
 
 def with_changes(config: AIDConfig, changes: Mapping[str, Any]) -> AIDConfig:

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from aid_robot.data.store import EpisodeStore
 from aid_robot.errors import ConfigError
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.checkpoint import from_svd, load_model, save_model
+from aid_robot.model.states import TemplateStatePredictor
 from aid_robot.training.config import ModelConfig
-from aid_robot.training.start import load_changed, put_weights, save_trained
+from aid_robot.training.start import first_model, load_changed, put_weights, save_trained
 from tests.tiny import tiny_config, tiny_model
+from tests.training.conftest import DebugRun
 
 
 def aid_part(model: AIDModel) -> torch.Tensor:
@@ -53,3 +56,21 @@ def test_nothing_that_was_trained_is_lost(tmp_path: Path, keeps_towers: bool, wh
     for key, tensor in trained.items():
         part, _, rest = key.partition(".")
         assert found.modules[part].state_dict()[rest].equal(tensor)
+
+
+def test_a_small_model_may_begin_with_the_vae_of_another(debug_run: DebugRun) -> None:
+    """The latents are then scaled as that VAE's are."""
+    recipe = debug_run.recipe(f"model.vae={debug_run.model}", "seed=5")
+    with EpisodeStore.open(debug_run.store) as store:
+        model, other = (
+            first_model(recipe, store, TemplateStatePredictor()),
+            load_model(debug_run.model),
+        )
+        for name, tensor in other.vae.state_dict().items():
+            assert model.vae.state_dict()[name].equal(tensor)
+        assert model.vae.config.scaling_factor == other.vae.config.scaling_factor
+        assert model.config.latent_reference_scale == other.config.latent_reference_scale
+        assert not aid_part(model).equal(aid_part(other))
+        wider = debug_run.recipe(f"model.vae={debug_run.model}", "model.sizes.latent_channels=16")
+        with pytest.raises(ConfigError, match=r"= \(\[32, 32, 32\], 8\), but model.sizes asks for"):
+            first_model(wider, store, TemplateStatePredictor())
