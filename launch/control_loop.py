@@ -135,7 +135,7 @@ def load_model(args: argparse.Namespace) -> Predictor:
         raise PlanError("--plan needs a goal: give --goal TEXT or --goal-image FILE")
     pace = None if args.budget is None else Pace(args.budget)
     name = args.scorer or default_scorer(goal)
-    scorer = make_scorer(name, model=args.model, device=args.device)
+    scorer = make_scorer(name, model=model, device=args.device)
     return BestPlan(model, args.plan, goal, scorer, threshold=args.threshold, pace=pace)
 
 
@@ -160,7 +160,7 @@ def plan_and_move(args: argparse.Namespace) -> int:
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
     goal = read_goal(args)
     name = args.scorer or default_scorer(goal or Goal())
-    scorer = make_scorer(name, model=args.model, device=args.device)
+    scorer = make_scorer(name, model=model, device=args.device)
     env = ForesightPlanner(
         make_env(args.env, render_mode="rgb_array"),
         model,

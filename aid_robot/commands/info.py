@@ -30,6 +30,7 @@ _PACKAGES = {
 _OPTIONAL = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
     "mujoco": ("mujoco",),
     "zarr": ("zarr",),
 }

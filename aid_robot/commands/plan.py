@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         quiet_libraries()
     started = time.perf_counter()
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
-    scorer = make_scorer(args.scorer or default_scorer(goal), model=args.model, device=args.device)
+    scorer = make_scorer(args.scorer or default_scorer(goal), model=model, device=args.device)
     loaded = time.perf_counter() - started
 
     view = source.view(model.num_conditioning_frames, model.fps, args.frame)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from aid_robot.errors import ConfigError, ScoreError, WeightsNotFoundError
+from aid_robot.foresight import VideoForesight
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers import Custom, Weighted, make_scorer
 from aid_robot.planning.scorers.images import ClipImageDistance, GoalImage, LatentDistance
@@ -163,9 +164,18 @@ def test_scorers_by_name(tmp_path: Path) -> None:
         make_scorer("much*agreement")
     with pytest.raises(WeightsNotFoundError, match="train-success"):
         make_scorer("success", model=tmp_path)
-    model = tiny_model()
-    scores = make_scorer("image:latent", model=model)(FUTURES, THERE)
-    assert scores.argmax() == 2
+
+
+def test_a_loaded_model_lends_its_parts(tiny_model_dir: Path) -> None:
+    """It isn't loaded again, but for the classifier, which lies in its folder."""
+    model = VideoForesight(tiny_model())
+    scorer = make_scorer("image:latent", model=model)
+    assert scorer.distance.vae is model.model.vae
+    assert scorer(FUTURES, THERE).argmax() == 2
+    assert make_scorer("image:latent", model=tiny_model_dir)(FUTURES, THERE).argmax() == 2
+    model.model_id = str(tiny_model_dir)
+    with pytest.raises(WeightsNotFoundError, match=str(tiny_model_dir)):
+        make_scorer("success", model=model)
 
 
 def test_only_rows_of_statements_are_split() -> None:

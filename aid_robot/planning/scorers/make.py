@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aid_robot.errors import ConfigError
 from aid_robot.hub import BUNDLED, resolve
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers.scorer import Scorer, Weighted
+
+if TYPE_CHECKING:
+    from aid_robot.foresight import VideoForesight
+    from aid_robot.model.aid import AIDModel
 
 # Each with what it goes by.
 SCORERS: Mapping[str, str] = {
@@ -32,14 +36,17 @@ def default_scorer(goal: Goal) -> str:
 
 
 def make_scorer(
-    names: str, *, model: str | os.PathLike[str] | Any = BUNDLED, device: str = "auto"
+    names: str,
+    *,
+    model: str | os.PathLike[str] | VideoForesight = BUNDLED,
+    device: str = "auto",
 ) -> Scorer:
     """Make a scorer, or a mix of several with weights.
 
     Args:
         names: Names joined by "+", each with a weight before "*" if it isn't 1.
-        model: The predicting model's folder or hub id, or an `AIDModel`: its VAE, towers and
-            success classifier are used.
+        model: Who predicts: its VAE, its towers and the success classifier of its folder are used.
+            One that is loaded isn't loaded again; of a name, all is loaded here.
         device: Of networks that are loaded here.
 
     Raises:
@@ -59,13 +66,13 @@ def make_scorer(
     return next(iter(parts)) if len(parts) == 1 else Weighted(parts)
 
 
-def _make(name: str, model: Any, device: str) -> Scorer:
+def _make(name: str, model: str | os.PathLike[str] | VideoForesight, device: str) -> Scorer:
     kind, _, detail = name.partition(":")
     if name in ("success", "progress"):
         from aid_robot.planning.scorers.learned import Progress, SuccessScorer
 
-        folder = resolve(model) if isinstance(model, str | os.PathLike) else None
-        success = SuccessScorer.load(folder, device)
+        named = model if isinstance(model, str | os.PathLike) else model.model_id
+        success = SuccessScorer.load(resolve(named) if named else None, device)
         return success if name == "success" else Progress(success)
     if name == "agreement":
         from aid_robot.planning.scorers.samples import Agreement
@@ -80,7 +87,7 @@ def _make(name: str, model: Any, device: str) -> Scorer:
 
         if detail == "lpips":
             return images.GoalImage(images.LpipsDistance(device=device))
-        parts = _loaded(model)
+        parts = _parts(model, device)
         if detail == "latent":
             return images.GoalImage(images.LatentDistance(parts.vae))
         return images.GoalImage(images.ClipImageDistance(parts.image_encoder))
@@ -101,9 +108,9 @@ def _make(name: str, model: Any, device: str) -> Scorer:
     )
 
 
-def _loaded(model: Any) -> Any:
+def _parts(model: str | os.PathLike[str] | VideoForesight, device: str) -> AIDModel:
     if not isinstance(model, str | os.PathLike):
-        return model
-    from aid_robot.model.checkpoint import load_model
+        return model.model
+    from aid_robot.foresight import VideoForesight
 
-    return load_model(model)
+    return VideoForesight.from_pretrained(model, device=device).model
