@@ -4,7 +4,8 @@
 
 Torch predicts in float32 and every call of its UNet is kept. The engine then answers the same calls
 (so that the error of each noise level is seen apart), larger and smaller batches than that, and at
-last predicts by itself. The same code ends every export, and is `aid-robot export verify`.
+last predicts by itself: PSNR, and LPIPS where its weights are at hand. The same code ends every
+export, and is `aid-robot export verify`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aid_robot.errors import ConfigError, SamplingError
+from aid_robot.errors import ConfigError, SamplingError, WeightsNotFoundError
+from aid_robot.evaluation.metrics.lpips import LPIPS, SMALLEST
 from aid_robot.evaluation.psnr import psnr
 from aid_robot.export.graphs import make_source
 from aid_robot.export.script import run_script
@@ -33,6 +35,8 @@ from aid_robot.model.unet import LayerContext
 from aid_robot.runtime import RUNTIMES, make_denoiser
 from aid_robot.runtime.denoiser import Network, NetworkDenoiser
 from aid_robot.runtime.manifest import Manifest
+
+Frames: TypeAlias = NDArray[np.uint8]
 
 # Batches off the one that an engine is tuned for: that is where some give NaN.
 BATCHES = (1, 2, 3, 24)
@@ -47,12 +51,13 @@ class Thresholds:
     relative_l2: float  # largest, of the network's output
     cosine: float  # smallest, of the same
     psnr: float  # smallest, of predicted frames against torch's, dB
+    lpips: float  # largest, of the same
 
 
 THRESHOLDS: Mapping[str, Thresholds] = {
-    "fp32": Thresholds(1e-5, 0.999999, 60.0),
-    "fp16": Thresholds(1e-2, 0.9999, 45.0),
-    "bf16": Thresholds(5e-2, 0.998, 35.0),
+    "fp32": Thresholds(1e-5, 0.999999, 60.0, 1e-3),
+    "fp16": Thresholds(1e-2, 0.9999, 45.0, 1e-2),
+    "bf16": Thresholds(5e-2, 0.998, 35.0, 5e-2),
 }
 
 
@@ -209,7 +214,7 @@ def _checks(
     rows = manifest.graph("denoiser").inputs[0].shape[0]
     fixed = rows if isinstance(rows, int) else None
     options: Any = {} if steps is None else {"steps": steps}
-    given = model.config.num_conditioning_frames
+    given, lpips = model.config.num_conditioning_frames, _find_lpips(model)
     for number, observation in enumerate(observations or [bundled_observation()], start=1):
         recorder.calls.clear()
         frames = observation.frames
@@ -230,10 +235,39 @@ def _checks(
             continue  # such a graph can't predict by itself
         try:
             shown = own_way.predict(frames, observation.instruction, seed=_SEED, **options).frames
-            value = psnr(shown[:, given:], truth[:, given:])
         except SamplingError:  # what was predicted is not finite
-            value = math.nan
-        yield Check(f"observation {number}, rollout", "PSNR dB", value, limits.psnr, at_most=False)
+            shown = None
+        where = f"observation {number}, rollout"
+        yield from _check_rollout(where, shown, truth, given, limits, lpips)
+
+
+def _check_rollout(
+    where: str,
+    shown: Frames | None,
+    truth: Frames,
+    given: int,
+    limits: Thresholds,
+    lpips: LPIPS | None,
+) -> Iterator[Check]:
+    """Compare predicted frames (samples, N, H, W, 3) with torch's; None fails."""
+    found = math.nan if shown is None else psnr(shown[:, given:], truth[:, given:])
+    yield Check(where, "PSNR dB", found, limits.psnr, at_most=False)
+    if lpips is not None:
+        found = math.nan
+        if shown is not None:
+            pair = (np.concatenate(clips[:, given:]) for clips in (shown, truth))
+            found = float(lpips.distance(*pair).mean())
+        yield Check(where, "LPIPS", found, limits.lpips, at_most=True)
+
+
+def _find_lpips(model: AIDModel) -> LPIPS | None:
+    """Load LPIPS where its weights are at hand and the frames are large enough for it."""
+    if min(model.config.height, model.config.width) < SMALLEST:
+        return None
+    try:
+        return LPIPS.load(device=str(model.device))
+    except WeightsNotFoundError:
+        return None
 
 
 def _check_graphs(engines: Path, manifest: Manifest, model: AIDModel) -> Iterator[Check]:

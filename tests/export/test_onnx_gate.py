@@ -10,10 +10,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from aid_robot.cli import main
 from aid_robot.errors import ConfigError
-from aid_robot.export.verify import THRESHOLDS, Check, Observation, Report, read_observation, verify
+from aid_robot.evaluation.metrics import lpips
+from aid_robot.evaluation.metrics.lpips import LPIPS
+from aid_robot.export.verify import (
+    THRESHOLDS,
+    Check,
+    Observation,
+    Report,
+    _check_rollout,
+    read_observation,
+    verify,
+)
 from tests.exported import Exports, load
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)
@@ -67,6 +78,20 @@ def test_a_graph_that_is_off_fails_the_command(
     assert status == 1
     assert "FAILED" in capsys.readouterr().out
     assert json.loads((tmp_path / "report.json").read_text())["passed"] is False
+
+
+def test_a_rollout_is_compared_by_lpips_where_there_is_one() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {name: 0.1 * rng.standard_normal(shape) for name, shape in lpips._shapes().items()}
+    weights = {name: torch.from_numpy(values).float().abs() for name, values in shapes.items()}
+    network = LPIPS(weights, torch.device("cpu"))
+    truth = rng.integers(0, 256, (2, 4, 40, 40, 3), np.uint8)
+    for shown, passes in ((truth, True), (255 - truth, False), (None, False)):
+        checks = list(_check_rollout("x", shown, truth, 1, THRESHOLDS["fp32"], network))
+        assert [check.figure for check in checks] == ["PSNR dB", "LPIPS"]
+        assert all(check.passed == passes for check in checks), checks
+    alone = list(_check_rollout("x", truth, truth, 1, THRESHOLDS["fp32"], None))
+    assert [check.figure for check in alone] == ["PSNR dB"]
 
 
 def test_no_figure_that_is_not_a_number_passes() -> None:
