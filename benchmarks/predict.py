@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     args = parser.parse_args()
     model = VideoForesight.from_pretrained(device=args.device)
-    picture = bundled_model().parent / "observations" / "drawn_counter.png"
+    picture = bundled_model().parent / "observations" / "tabletop.png"
     frame = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
     times = []
     for seed in range(-2, args.runs):  # two warm-ups

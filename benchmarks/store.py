@@ -46,7 +46,7 @@ Reader = Callable[[int, int], Frames]
 def draw_episodes(count: int, seed: int = 0) -> Iterator[Frames]:
     """Move an arm and a cube over the sample picture, with a sensor's noise on it."""
     rng = np.random.default_rng(seed)
-    picture = bundled_model().parent / "observations" / "drawn_counter.png"
+    picture = bundled_model().parent / "observations" / "tabletop.png"
     scene = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
     scene = cv2.resize(scene, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     for _ in range(count):

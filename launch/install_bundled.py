@@ -1,4 +1,4 @@
-"""Put a trained model into the package: float16 files with checksums.
+"""Put a trained model into the package: float16 files with checksums; draw README's picture anew.
 
 python launch/install_bundled.py runs/bundled/aid/model
 """
@@ -9,13 +9,18 @@ import argparse
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
+from aid_robot import VideoForesight
 from aid_robot.errors import ConfigError
 from aid_robot.hub import bundled_model, write_checksums
 from aid_robot.model.checkpoint import load_base_unet, load_model, save_model
 
 LIMIT_MB = 40
+PICTURE = Path(__file__).resolve().parent.parent / "docs" / "prediction.png"
+INSTRUCTIONS = ("put the carrot on the plate", "lift the purple cube")
 
 
 def main() -> None:
@@ -39,7 +44,23 @@ def main() -> None:
         raise ConfigError(f"{fresh} has {size:.1f} MB, over the {LIMIT_MB} MB of a bundled model")
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
-    print(f"{target}: {size:.1f} MB; bring its README.md up to date")
+    draw_prediction(PICTURE)
+    print(f"{target}: {size:.1f} MB; bring its README.md up to date, and look at {PICTURE}")
+
+
+def draw_prediction(path: Path) -> None:
+    """Draw what the bundled model foresees under two instructions, one strip below the other."""
+    model = VideoForesight.from_pretrained()
+    with Image.open(bundled_model().parent / "observations" / "tabletop.png") as image:
+        frame = np.array(image.convert("RGB"))
+    strips = [model.predict(frame, text, seed=0).strip(columns=8) for text in INSTRUCTIONS]
+    size = max(strip.width for strip in strips), sum(strip.height for strip in strips)
+    sheet = Image.new("RGB", size, "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    sheet.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from aid_robot import VideoForesight
 from aid_robot.hub import BUNDLED, CHECKSUMS, bundled_model, verify_checksums
 
-PICTURE = bundled_model().parent / "observations" / "drawn_counter.png"
+PICTURE = bundled_model().parent / "observations" / "tabletop.png"
 
 
 @pytest.fixture(scope="module")

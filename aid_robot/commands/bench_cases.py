@@ -52,7 +52,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype) -> AIDModel:
 
 def observation(model: AIDModel) -> UInt8Array:
     """Return the K given frames: the picture that comes with the package, standing still."""
-    path = bundled_model().parent / "observations" / "drawn_counter.png"
+    path = bundled_model().parent / "observations" / "tabletop.png"
     frame = np.asarray(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), np.uint8)
     return np.repeat(frame[None], model.config.num_conditioning_frames, axis=0)
 
