@@ -14,12 +14,12 @@ should hold one of them.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from aid_robot.evaluation.psnr import psnr
 from aid_robot.hub import BUNDLED, resolve
 from aid_robot.predictor import Request
 from aid_robot.training.data import read_split
+from aid_robot.training.start import set_config
 
 Frames = NDArray[np.uint8]
 _BATCH, _SEED = 4, 0
@@ -49,10 +50,14 @@ class Setting:
 
     sampler: str
     steps: int
+    sigma_min: float
     text_guidance_scale: float
 
     def __str__(self) -> str:
-        return f"{self.sampler:<10} {self.steps:>2} steps  s_t {self.text_guidance_scale:g}"
+        return (
+            f"{self.sampler:<8} {self.steps:>2} steps  sigma_min {self.sigma_min:<4g}  "
+            f"s_t {self.text_guidance_scale:<3g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--protocol", default="tabletop")
     parser.add_argument("--clips", type=int, default=24)
-    parser.add_argument("--steps", type=int, nargs="+", default=[2, 3, 4, 6, 8, 12])
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 6, 10])
     parser.add_argument("--samplers", nargs="+", default=["euler", "dpmpp_2m", "heun"])
+    parser.add_argument("--sigma-mins", type=float, nargs="+", default=[0.02, 0.3, 1.0])
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0])
     parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON, too")
     args = parser.parse_args()
@@ -91,10 +97,14 @@ def main() -> None:
     except WeightsNotFoundError:
         lpips = None
     own = model.config.sampling
-    # Steps and samplers at the model's own guidance, then guidance at its own steps.
-    settings = [Setting(sampler, steps, own.text_guidance_scale)
-                for sampler, steps in itertools.product(args.samplers, args.steps)]  # fmt: skip
-    settings += [Setting(own.sampler, own.steps, scale) for scale in args.scales]
+    # Steps and samplers as the model has the rest, then its other settings at its own steps.
+    few = [steps for steps in args.steps if 1 < steps <= 4]
+    scale = own.text_guidance_scale
+    settings = [
+        *(Setting(*pair, own.sigma_min, scale) for pair in product(args.samplers, args.steps)),
+        *(Setting(own.sampler, *pair, scale) for pair in product(few, args.sigma_mins)),
+        *(Setting(own.sampler, own.steps, own.sigma_min, other) for other in args.scales),
+    ]
     rows = []
     for setting in tqdm(list(dict.fromkeys(settings)), desc="settings"):
         rows.append(measure(model, setting, clips, truths, lpips))
@@ -160,14 +170,18 @@ def predict(
 ) -> list[Frames]:
     """Predict clips from their given frames, all from the same noise."""
     found: list[Frames] = []
-    options: Any = asdict(setting)
+    config = model.config
+    sampling = replace(config.sampling, steps=setting.steps, sigma_min=setting.sigma_min,
+                       sampler=setting.sampler)  # fmt: skip
+    set_config(model.model, config.replace(sampling=sampling))
     given = model.num_conditioning_frames
+    scale: Any = {"text_guidance_scale": setting.text_guidance_scale}
     requests = [
         Request(frames[:given], text, _SEED) for frames, text in zip(truths, texts, strict=True)
     ]
     for start in range(0, len(requests), _BATCH):
         some = requests[start : start + _BATCH]
-        found += [foresight.frames[0] for foresight in model.predict_many(some, **options)]
+        found += [foresight.frames[0] for foresight in model.predict_many(some, **scale)]
     return found
 
 
