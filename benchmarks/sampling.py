@@ -170,12 +170,11 @@ def predict(
 ) -> list[Frames]:
     """Predict clips from their given frames, all from the same noise."""
     found: list[Frames] = []
+    changes: Any = asdict(setting)
+    scale: Any = {"text_guidance_scale": changes.pop("text_guidance_scale")}
     config = model.config
-    sampling = replace(config.sampling, steps=setting.steps, sigma_min=setting.sigma_min,
-                       sampler=setting.sampler)  # fmt: skip
-    set_config(model.model, config.replace(sampling=sampling))
+    set_config(model.model, config.replace(sampling=replace(config.sampling, **changes)))
     given = model.num_conditioning_frames
-    scale: Any = {"text_guidance_scale": setting.text_guidance_scale}
     requests = [
         Request(frames[:given], text, _SEED) for frames, text in zip(truths, texts, strict=True)
     ]
