@@ -81,7 +81,7 @@ def build_engines(
             manifest.save(engine_dir)
         built[role] = found
         if progress:
-            print(f"{role:<14} {_describe(found)}, {state}")
+            print(f"{role:<14} {graph.arithmetic}  {_describe(found)}, {state}")
     return built
 
 
@@ -101,7 +101,7 @@ def _describe(found: Fingerprint) -> str:
     low, best, high = found.rows
     rows = f"{best} rows" if low == high else f"{low} to {high} rows, best at {best}"
     target = found.gpu or f"compute capability {', '.join(found.capabilities)}"
-    return f"{found.precision}  {found.size / 1e6:9.1f} MB  {found.file}, {rows}, for {target}"
+    return f"{found.size / 1e6:9.1f} MB  {found.file}, {rows}, for {target}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,8 @@ from aid_robot.runtime.measure import driver_version
 from aid_robot.runtime.trt_fingerprint import Fingerprint, ShapeRange, digest
 from aid_robot.runtime.trt_library import Backend, MessageLog
 
+# The first GPUs that multiply in fp8: Ada and Hopper.
+_FP8_CAPABILITY = (8, 9)
 # What TensorRT-RTX can name as a target; its default list is these without Turing.
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 _MAX_LEVEL = 5
@@ -91,6 +93,7 @@ def build_engine(
         ConfigError: The options can't be met on this machine.
     """
     check_machine(backend, options)  # minutes of parsing come only after these
+    check_quantised(graph, options)
     shapes = shape_ranges(graph, options.ranges)
     started = time.perf_counter()
     trt = backend.module
@@ -215,6 +218,35 @@ def check_machine(backend: Backend, options: BuildOptions) -> None:
         raise ConfigError(
             "a refittable engine can only be built with a GPU, and torch sees none: export with "
             "--adapters inputs, which swaps adapters in any engine"
+        )
+
+
+def check_quantised(graph: Graph, options: BuildOptions) -> None:
+    """Refuse what a quantised graph can't become; its scales are in the graph, as its types are.
+
+    Raises:
+        ConfigError: Naming what to leave out.
+    """
+    if graph.quantization is None:
+        return
+    if options.refit:
+        raise ConfigError(
+            f"{graph.file} is quantised to {graph.quantization} by scales that fit its own "
+            "weights alone, and can't be refitted with others: leave out --build-enable-refit, and "
+            "quantise each checkpoint by itself"
+        )
+    wanted = targets(options)
+    lacking = [each for each in wanted if tuple(map(int, each.split("."))) < _FP8_CAPABILITY]
+    if graph.quantization == "fp8" and lacking:
+        rest = [each for each in wanted if each not in lacking]
+        instead = (
+            f"leave them out with --compute-capabilities {' '.join(rest)}, or quantise"
+            if rest
+            else "quantise"
+        )
+        raise ConfigError(
+            f"{graph.file} is quantised to fp8, which GPUs multiply from compute capability 8.9 "
+            f"on, and the engine would be for {', '.join(lacking)} too: {instead} with --mode int8"
         )
 
 

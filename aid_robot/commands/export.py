@@ -1,4 +1,4 @@
-"""`aid-robot export onnx | trt | verify`: the model as graphs and engines, equal to torch."""
+"""`aid-robot export onnx | calibrate | quantize | trt | verify`: graphs and engines, gated."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 from collections.abc import Mapping
 from importlib import import_module
 
-HELP = "export the model to ONNX or TensorRT, or compare an export with torch"
+HELP = "export the model to ONNX or TensorRT, quantise it, or compare an export with torch"
 
 # Modules with `add_arguments` and `run`, which are scripts too. They load torch, so that only the
 # one asked for is imported.
 _PARTS: Mapping[str, str] = {
     "onnx": "aid_robot.export.to_onnx",
+    "calibrate": "aid_robot.export.calibration",
+    "quantize": "aid_robot.export.quantize",
     "trt": "aid_robot.export.to_trt",
     "verify": "aid_robot.export.verify",
 }
@@ -22,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "part",
         choices=_PARTS,
-        help="onnx: write the parts of a model as graphs; trt: build TensorRT engines; verify: "
-        "compare graphs or engines with torch",
+        help="onnx: write the parts of a model as graphs; calibrate: record what the denoiser is "
+        "called with; quantize: round it to int8 or fp8 by that; trt: build TensorRT engines; "
+        "verify: compare graphs or engines with torch",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see: export PART --help")
 

@@ -30,6 +30,8 @@ PRECISIONS: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
 }
 ADAPTERS = ("folded", "inputs")
+# What matrix products and convolutions may be rounded to beside, by scales out of a calibration.
+QUANTIZATIONS = ("int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,22 @@ class Graph:
     data: str | None
     # SHA-256 of those files.
     sha256: Mapping[str, str]
-    # "fp32", "fp16" or "bf16": what the graph computes in.
+    # "fp32", "fp16" or "bf16": what the graph computes in, but for what is quantised.
     precision: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     # Digest of the weights inside, by the dtype they are loaded in (see `digest_weights`).
     weights: Mapping[str, str]
-    # Parameter of the torch module -> how the graph calls it, for refitting an engine.
+    # Parameter of the torch module -> how the graph calls it, for refitting an engine. None of a
+    # quantised graph's: its scales fit the weights inside alone.
     names: Mapping[str, Weight] = field(default_factory=dict)
+    # "int8" or "fp8": to what most of its products are rounded. None where it isn't quantised.
+    quantization: str | None = None
+
+    @property
+    def arithmetic(self) -> str:
+        """The coarsest numbers that it computes in: its quantisation, else its precision."""
+        return self.quantization or self.precision
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,12 @@ class Manifest:
     graphs: Mapping[str, Graph]
     # Engines built from the graphs, by backend; their builder knows what it wrote.
     engines: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arithmetic(self) -> str:
+        """The coarsest numbers of the denoiser, of a folder without one its precision."""
+        denoiser = self.graphs.get("denoiser")
+        return self.precision if denoiser is None else denoiser.arithmetic
 
     def save(self, folder: Path) -> Path:
         """Write `export.json`, whole or not at all."""
@@ -231,6 +247,8 @@ def _graph(values: dict[str, Any]) -> Graph:
     values["names"] = {str(k): Weight(**dict(v)) for k, v in dict(values["names"]).items()}
     graph = Graph(**values)
     _expect(graph.precision in PRECISIONS, f"precision is {graph.precision!r}")
+    known = (None, *QUANTIZATIONS)
+    _expect(graph.quantization in known, f"quantization is {graph.quantization!r}")
     files = [graph.file, *([graph.data] if graph.data is not None else [])]
     for name in files:
         plain = isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")
