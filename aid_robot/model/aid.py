@@ -42,12 +42,20 @@ class AIDModel:
     condition_encoder: ConditionEncoder
 
     def __post_init__(self) -> None:
-        factor = self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         config = self.config
-        if config.height % self.vae_factor or config.width % self.vae_factor:
+        pixel = self.vae_factor * config.latent_patch_size
+        factor = pixel * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if config.height % pixel or config.width % pixel:
             raise ConfigError(
-                f"height x width = {config.height}x{config.width} must be multiples of the VAE's "
-                f"factor {self.vae_factor}, better of {factor}"
+                f"height x width = {config.height}x{config.width} must be multiples of {pixel}, "
+                f"the side of one pixel of the UNet, better of {factor}"
+            )
+        channels = self.vae.config.latent_channels * config.latent_patch_size**2
+        if self.unet.config.out_channels != channels:
+            raise ConfigError(
+                f"latent_patch_size={config.latent_patch_size} of latents of "
+                f"{self.vae.config.latent_channels} channels needs a UNet of {channels} output "
+                f"channels, not {self.unet.config.out_channels}"
             )
 
     @property

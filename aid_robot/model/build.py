@@ -99,10 +99,10 @@ SMALL_SIZES = ModelSizes(
 
 def build_unet(config: AIDConfig, sizes: ModelSizes) -> UNetSpatioTemporalConditionModel:
     """Build diffusers' own UNet, not adapted yet."""
-    blocks = len(sizes.unet_channels)
+    blocks, patch = len(sizes.unet_channels), config.latent_patch_size**2
     return UNetSpatioTemporalConditionModel(
-        in_channels=2 * sizes.latent_channels,
-        out_channels=sizes.latent_channels,
+        in_channels=2 * sizes.latent_channels * patch,
+        out_channels=sizes.latent_channels * patch,
         down_block_types=(_ATTENTION_DOWN,) * (blocks - 1) + (_PLAIN_DOWN,),
         up_block_types=(_PLAIN_UP,) + (_ATTENTION_UP,) * (blocks - 1),
         block_out_channels=sizes.unet_channels,
@@ -281,7 +281,7 @@ def build_model(config: AIDConfig, sizes: ModelSizes, tokenizer: Any, seed: int 
         text_encoder = build_text_encoder(sizes, tokenizer)
         return AIDModel(
             config=config,
-            unet=AIDUNet.adapt(unet, config.adapters),
+            unet=AIDUNet.adapt(unet, config.adapters, config.latent_patch_size),
             vae=vae,
             image_encoder=image_encoder,
             text_encoder=text_encoder,

@@ -169,7 +169,7 @@ def _assemble(
     condition_encoder = build_condition_encoder(config, **parts).to(dtype)
     return AIDModel(
         config=config,
-        unet=AIDUNet.adapt(unet, config.adapters),
+        unet=AIDUNet.adapt(unet, config.adapters, config.latent_patch_size),
         vae=vae,
         image_encoder=image_encoder,
         text_encoder=text_encoder,

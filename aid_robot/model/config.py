@@ -168,6 +168,9 @@ class AIDConfig:
     # ("conditioning"), which lets a small model keep the still scene. Not part of the paper.
     latent_reference: LatentReference = "none"
     latent_reference_scale: float = 1.0
+    # Side of the squares of latent pixels that the UNet takes as one pixel, their channels stacked,
+    # as the patches of diffusion transformers; 1 is SVD's. Not part of the paper.
+    latent_patch_size: int = 1
 
     # Frames that are given: held at their own latents in every denoising step and left out of the
     # loss, or predicted like the others and overwritten at the end. [our reading]
@@ -200,6 +203,8 @@ class AIDConfig:
             raise ConfigError(
                 f"latent_reference_scale={self.latent_reference_scale} must be positive"
             )
+        if self.latent_patch_size < 1:
+            raise ConfigError(f"latent_patch_size={self.latent_patch_size} must be at least 1")
         if self.noise_aug_strength < 0:
             raise ConfigError(f"noise_aug_strength={self.noise_aug_strength} must not be negative")
         if self.num_states < 1:

@@ -211,11 +211,10 @@ class Recipe:
                 f"stages={list(self.stages)} are out of order; expected {order}, since each "
                 "builds on those before"
             )
-        small_only = [name for name in ("vae", "clip") if name in self.stages]
-        if self.model.start and small_only:
+        if self.model.start and "vae" in self.stages:
             raise ConfigError(
-                f"stages={list(self.stages)} train {' and '.join(small_only)} anew, of a model "
-                f"that starts from '{self.model.start}': leave them out, or start from ''"
+                f"stages={list(self.stages)} would change the VAE that the UNet of "
+                f"model.start='{self.model.start}' knows: leave out 'vae', or start from ''"
             )
         if not (self.model.start or self.model.vae) and "vae" not in self.stages:
             raise ConfigError(

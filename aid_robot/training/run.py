@@ -127,7 +127,7 @@ class Run:
         cache = self._cache(kind, model)
         clips = training_clips(self.data, kind, model.config, cache, recipe.seed)
         held_out = held_out_clips(self.data, kind, model.config, config.validation_clips)
-        stage = self._make_stage(name, model, cache)
+        stage = self._make_stage(name, model, cache, start)
         self._say(
             f"stage {name}: {len(clips.windows)} windows of {len(self.data.train)} episodes to "
             f"train on, {len(held_out)} held-out clips to judge by\n{stage.table()}"
@@ -214,7 +214,9 @@ class Run:
             nn.Module.to(part, device="cpu")
         return cache
 
-    def _make_stage(self, name: StageName, model: AIDModel, cache: Cache | None) -> Stage:
+    def _make_stage(
+        self, name: StageName, model: AIDModel, cache: Cache | None, start: Path | None
+    ) -> Stage:
         stage = make_stage(
             name,
             model,
@@ -223,14 +225,17 @@ class Run:
             cached=cache is not None,
             embedded=cache is not None and cache.embeddings,
         )
-        extras = self.folder / "clip" / EXTRAS
-        if name == "aid" and extras.exists():
-            # The head that the stage `clip` has trained.
+        # The heads that a stage before has trained, in this run or in the one that it goes on from.
+        places = [self.folder_of("clip"), *([start.parent] if start else [])]
+        extras = [place / EXTRAS for place in places if (place / EXTRAS).exists()]
+        if name in ("clip", "aid") and extras:
             known = stage.state_dict()
-            stage.load_state_dict(
-                {key: tensor for key, tensor in load_file(extras).items() if key in known},
-                strict=False,
-            )
+            fitting = {
+                key: tensor
+                for key, tensor in load_file(extras[0]).items()
+                if key in known and known[key].shape == tensor.shape
+            }
+            stage.load_state_dict(fitting, strict=False)
         return stage
 
     # -- after -------------------------------------------------------------------------------

@@ -49,6 +49,12 @@ def first_model(recipe: Recipe, store: EpisodeStore, states: StatePredictor) -> 
     folder = resolve(model.start)
     if (folder / AID_FOLDER / AID_CONFIG).exists():
         return load_changed(folder, model, recipe.seed)
+    if "clip" in recipe.stages:
+        raise ConfigError(
+            f"stages={list(recipe.stages)} would train the pretrained towers of "
+            f"model.start='{model.start}' on few pictures: leave out 'clip', which is for small "
+            "models"
+        )
     return from_svd(model.start, with_changes(preset(model.preset), model.config), seed=recipe.seed)
 
 

@@ -107,7 +107,7 @@ class Trainer:
             lr=config.learning_rate,
             betas=_BETAS,
             weight_decay=config.weight_decay,
-            fused=self.device.type == "cuda",
+            fused=self.device.type in ("cpu", "cuda"),
         )
         self.module, self.optimizer = accelerator.prepare(stage, optimizer)
         self._names = list(stage.trained)

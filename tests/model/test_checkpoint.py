@@ -81,6 +81,21 @@ def test_folder_is_a_pipeline_of_diffusers(tmp_path: Path) -> None:
     assert frames.shape == (1, 4, 64, 64, 3)
 
 
+def test_patches_of_latents_survive_saving(tmp_path: Path) -> None:
+    model = tiny_model(latent_patch_size=2)
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.unet.patch_size == 2
+    made = VideoForesight(model).predict(FRAME, "open the drawer", seed=3)
+    assert np.array_equal(made.frames, frames_of(tmp_path))
+    path = tmp_path / "aid" / "config.json"
+    path.write_text(path.read_text().replace('"latent_patch_size": 2', '"latent_patch_size": 1'))
+    with pytest.raises(ConfigError, match="needs a UNet of 4 output channels, not 16"):
+        load_model(tmp_path)
+    with pytest.raises(ConfigError, match="must be multiples of 4, the side of one pixel"):
+        tiny_model(latent_patch_size=2, height=34)
+
+
 def test_text_tower_out_of_a_whole_clip(tmp_path: Path) -> None:
     """OpenCLIP's repository holds both towers; the text one is taken out of it."""
     model = tiny_model()

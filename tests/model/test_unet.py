@@ -51,6 +51,25 @@ def test_untrained_aid_equals_svd(size: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
+def test_patches_of_latents_are_channels_to_svd_s_unet() -> None:
+    config = tiny_config(latent_patch_size=2)
+    torch.manual_seed(0)
+    reference = build_unet(config, SIZES).eval()
+    assert (reference.config.in_channels, reference.config.out_channels) == (32, 16)
+    ours = AIDUNet.adapt(copy.deepcopy(reference), patch_size=2)
+    sample, timestep, context, time_ids = inputs(16, 16)
+    stacked = torch.stack([sample[..., y::2, x::2] for y in (0, 1) for x in (0, 1)], dim=3)
+    expected = reference(stacked.flatten(2, 3), timestep, context, time_ids).sample
+    cached = ours.project_context(context[:, None].expand(-1, N, -1, -1), context)
+    made = ours(sample, timestep, cached, time_ids)
+    assert made.shape == (B, N, 4, 16, 16)
+    for number, (y, x) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        torch.testing.assert_close(
+            made[..., y::2, x::2], expected[:, :, number::4], atol=1e-5, rtol=0
+        )
+
+
+@torch.no_grad()
 def test_untrained_aid_with_dqformer_and_mask_equals_svd() -> None:
     """The whole conditioning path of AID, fed to diffusers' UNet and to ours."""
     model = tiny_model(latent_reference="none")

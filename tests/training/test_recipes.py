@@ -63,7 +63,7 @@ def test_a_file_extends_another(tmp_path: Path) -> None:
         ("stages=['aid', 'vae']", "out of order"),
         ("stages=[]", "stages is empty"),
         ("stages=['prior']", "VAE with random weights"),
-        ("model.start=bundled", "train vae and clip anew"),
+        ("model.start=bundled", "would change the VAE"),
         ("aid.accumulation=4", "batch_size=2 must be a multiple of accumulation=4"),
         ("cache.where=disk", "must be one of 'store', 'memory', 'none'"),
         ("aid", "--set aid is no assignment"),
