@@ -90,7 +90,7 @@ class Decider:
         """
         if decision is None or decision.index is None:
             return ""
-        threshold, failures = self.choosing.threshold, []
+        threshold, failures = decision.threshold, []
         for index in decision.ranking:
             if threshold is not None and decision.scores[index] < threshold:
                 break

@@ -84,7 +84,12 @@ def parse() -> argparse.Namespace:
     group.add_argument("--goal", metavar="TEXT", help="default: the simulated scene's own task")
     group.add_argument("--goal-image", type=Path, metavar="FILE", help="how it shall look")
     group.add_argument("--scorer", metavar="NAMES", help="see aid-robot plan")
-    group.add_argument("--threshold", type=float, help="abstain where the best is below it")
+    group.add_argument(
+        "--threshold",
+        type=float,
+        help="abstain where the best is below it; 0 never abstains (default: the scorer's own, if "
+        "it is calibrated)",
+    )
     group.add_argument("--budget", type=float, metavar="S", help="seconds a decision may take")
     return parser.parse_args()
 

@@ -75,7 +75,12 @@ def _add_choice_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--penalty", type=float, default=0.5, help="weight of the samples' spread (default: 0.5)"
     )
-    group.add_argument("--threshold", type=float, help="abstain where the best is below it")
+    group.add_argument(
+        "--threshold",
+        type=float,
+        help="abstain where the best is below it; 0 never abstains (default: the scorer's own, if "
+        "it is calibrated)",
+    )
     group.add_argument(
         "--beam",
         type=_beam,

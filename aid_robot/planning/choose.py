@@ -53,7 +53,8 @@ class Choosing:
     num_samples: int = 1
     # A plan's score is the mean over its samples less this many standard deviations.
     penalty: float = 0.5
-    # Below it no plan is chosen; None always chooses one.
+    # Below it no plan is chosen; None takes the scorer's own, where its calibration has one, and 0
+    # always chooses.
     threshold: float | None = None
     beam: Beam | None = None
 
@@ -101,7 +102,8 @@ def decide(
         scorer: Gives each sample of each foresight a number in [0, 1].
         num_samples: Futures that are imagined of each plan.
         penalty: A plan's score is the mean over its samples less this many standard deviations.
-        threshold: Below it no plan is chosen; None always chooses one.
+        threshold: Below it no plan is chosen; None takes the scorer's own, where its calibration
+            has one, and 0 always chooses.
         beam: Composes longer plans of the candidates.
         seed: Same seed, same decision, as long as there is no `pace`.
         pace: Keeps the decision within a time, with fewer samples, then fewer steps.
@@ -168,8 +170,11 @@ def decide_many(
         **seconds,
         "total": time.perf_counter() - started,
     }
+    threshold = choosing.threshold
+    if threshold is None:
+        threshold = getattr(scorer, "threshold", None)
     return [
-        search.decision(choosing, seed, name_of(scorer), timings)
+        search.decision(choosing.penalty, threshold, seed, name_of(scorer), timings)
         for search, seed in zip(searches, seeds, strict=True)
     ]
 
@@ -214,12 +219,17 @@ class _Search:
         return [other for other in self.candidates if not set(other.steps) & set(plan.steps)]
 
     def decision(
-        self, choosing: Choosing, seed: int, scorer: str, timings: Mapping[str, float]
+        self,
+        penalty: float,
+        threshold: float | None,
+        seed: int,
+        scorer: str,
+        timings: Mapping[str, float],
     ) -> Decision:
         """Choose among all plans that were imagined."""
         sample_scores = np.stack(self.sample_scores)
-        scores = aggregate(sample_scores, choosing.penalty)
-        index, reason = choose(self.plans, scores, choosing.threshold)
+        scores = aggregate(sample_scores, penalty)
+        index, reason = choose(self.plans, scores, threshold)
         return Decision(
             plans=tuple(self.plans),
             index=index,
@@ -230,6 +240,7 @@ class _Search:
             reason=reason,
             seed=seed,
             scorer=scorer,
+            threshold=threshold,
             timings=timings,
         )
 

@@ -31,6 +31,8 @@ class Decision:
     reason: str
     seed: int = 0
     scorer: str = ""
+    # Score below which no plan is chosen.
+    threshold: float | None = None
     # Seconds: the predictor's stages, "imagine", "score" and "total".
     timings: Mapping[str, float] = field(default_factory=dict)
 
@@ -99,6 +101,7 @@ class Decision:
             "chosen": self.index,
             "reason": self.reason,
             "scorer": self.scorer,
+            "threshold": self.threshold,
             "seed": self.seed,
             "model_id": foresight.model_id,
             "settings": {k: v for k, v in foresight.settings.items() if k != "plan"},

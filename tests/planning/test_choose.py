@@ -14,6 +14,7 @@ from aid_robot.planning.choose import Beam, Problem, aggregate, choose, decide, 
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.pace import Pace
 from aid_robot.planning.plans import Plan, check_plans
+from aid_robot.planning.scorers.scorer import Weighted
 from tests.planning.dots import DotPredictor, SideScorer, draw
 
 START = draw(16, 16)
@@ -55,6 +56,21 @@ def test_it_abstains_below_the_threshold_only() -> None:
     index, reason = choose(plans, scores, 0.41)
     assert index is None
     assert "'go right', has 0.400, below the threshold 0.410" in reason
+
+
+def test_a_calibrated_scorer_brings_its_own_threshold() -> None:
+    scorer = SideScorer()
+    scorer.threshold = 0.9
+
+    def decided(scorer: Any, threshold: float | None = None) -> int | None:
+        return decide(
+            DotPredictor(), START, PLANS, Goal("go right"), scorer, threshold=threshold, seed=0
+        ).index
+
+    assert decided(scorer) is None
+    assert decided(scorer, threshold=0) == 1
+    assert decided(Weighted({scorer: 2.0})) is None
+    assert decided(Weighted({scorer: 2.0, SideScorer(): 1.0})) == 1
 
 
 def test_beam_finds_a_plan_that_no_candidate_is() -> None:

@@ -100,6 +100,12 @@ class Weighted:
             return next(iter(self.parts)).name
         return " + ".join(f"{share:.2g} {part.name}" for part, share in self.parts.items())
 
+    @property
+    def threshold(self) -> float | None:
+        """The score below which a single part says to abstain; that of several isn't known."""
+        parts = list(self.parts)
+        return getattr(parts[0], "threshold", None) if len(parts) == 1 else None
+
     def __call__(self, foresights: Sequence[Foresight], goal: Goal) -> FloatArray:
         scores = [
             share * check_scores(part.name, part(foresights, goal), foresights)
