@@ -21,6 +21,7 @@ from aid_robot.data.clips import Split
 from aid_robot.data.store import EpisodeStore
 from aid_robot.errors import CheckpointError
 from aid_robot.training.data import read_split
+from aid_robot.training.recipes import load_recipe
 from aid_robot.training.run import train
 from tests.training.conftest import SMALLER, DebugRun
 
@@ -70,6 +71,27 @@ def test_the_model_names_what_it_has_never_seen(debug_run: DebugRun) -> None:
     split = read_split(debug_run.model)
     assert split is not None
     assert split.held_out(store.records) == set(content["held_out"])
+
+
+def test_the_towers_go_on_from_a_run_with_the_heads_that_it_trained(
+    debug_run: DebugRun, tmp_path: Path
+) -> None:
+    """One step at a rate of nearly zero leaves the head where the stage before had it."""
+    changes = [
+        f"data.store={debug_run.store}",
+        f"model.start={debug_run.folder / 'clip' / 'model'}",
+        "model.fresh_aid=false",
+        "stages=['clip']",
+        "clip.steps=1",
+        "clip.batch_size=2",
+        "clip.learning_rate=1e-12",
+    ]
+    train(load_recipe("bundled_more", changes), tmp_path / "more", device="cpu")
+    before = load_file(debug_run.folder / "clip" / "extras.safetensors")
+    after = load_file(tmp_path / "more" / "clip" / "extras.safetensors")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert tensor.allclose(after[name], atol=1e-6), name
 
 
 def test_a_finished_run_is_not_run_again(debug_run: DebugRun) -> None:
