@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from aid_robot.planning.decision import Decision
     from aid_robot.planning.goals import Goal
     from aid_robot.planning.plans import PlanLike
-    from aid_robot.planning.scorers import Scorer
+    from aid_robot.planning.scorers.scorer import Scorer
 
 _MAX_SEED = 2**63 - 1
 

@@ -13,7 +13,7 @@ from aid_robot.baselines.textless import TextlessBaseline
 class CopyLastFrame(TextlessBaseline):
     """Repeat the last given frame."""
 
-    model_id = "copy-last-frame"
+    name = "copy-last-frame"
 
     def continue_frames(
         self, given: NDArray[np.uint8], count: int, obs: Any, camera: str | None

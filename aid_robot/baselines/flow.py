@@ -22,7 +22,7 @@ class FlowExtrapolation(TextlessBaseline):
     and the prediction is that of copying it.
     """
 
-    model_id = "flow"
+    name = "flow"
 
     def continue_frames(
         self, given: NDArray[np.uint8], count: int, obs: Any, camera: str | None

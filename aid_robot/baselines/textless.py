@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aid_robot.baselines.baseline import Baseline
 from aid_robot.clip import Foresight
 from aid_robot.model.config import AIDConfig
 from aid_robot.options import check_count, check_options, check_request
 from aid_robot.predictor import PredictOptions, Request
 
 
-class TextlessBaseline(ABC):
+class TextlessBaseline(Baseline):
     """A `Predictor` with the shape of some AID; its samples are all the same.
 
     Args:
         config: Its N, K, fps and size are taken.
     """
 
-    model_id: str
+    name: ClassVar[str]
 
     def __init__(self, config: AIDConfig) -> None:
-        self.config = config
-
-    @property
-    def fps(self) -> float:
-        """Frames a second of the recorded world."""
-        return self.config.fps
-
-    @property
-    def num_frames(self) -> int:
-        """N, the frames of a foresight."""
-        return self.config.num_frames
-
-    @property
-    def num_conditioning_frames(self) -> int:
-        """K, the frames that an observation must give."""
-        return self.config.num_conditioning_frames
-
-    def predict(
-        self,
-        obs: Any,
-        instruction: str | None = None,
-        *,
-        num_samples: int = 1,
-        seed: int | None = None,
-        **options: Unpack[PredictOptions],
-    ) -> Foresight:
-        """Predict the clip that follows an observation."""
-        return self.predict_many(
-            [Request(obs, instruction, seed)], num_samples=num_samples, **options
-        )[0]
+        super().__init__(config, self.name)
 
     def predict_many(
         self,

@@ -15,10 +15,10 @@ from typing import Any, Unpack, cast
 from torch import nn
 
 from aid_robot import VideoForesight
+from aid_robot.baselines.baseline import Baseline
 from aid_robot.clip import Foresight
 from aid_robot.errors import ConfigError
 from aid_robot.model.aid import AIDModel
-from aid_robot.model.config import AIDConfig
 from aid_robot.model.states.predictor import Frame
 from aid_robot.predictor import PredictOptions, Request
 
@@ -34,7 +34,7 @@ PARTS = {
 _ADAPTERS = ("spatial", "short_term", "long_term")
 
 
-class HeldForesight:
+class HeldForesight(Baseline):
     """A `VideoForesight` some of whose options are held, whatever a caller asks for.
 
     Args:
@@ -54,50 +54,16 @@ class HeldForesight:
         takes_states: bool = True,
         base: VideoForesight | None = None,
     ) -> None:
+        super().__init__(foresight.config, model_id)
         self.foresight = foresight
         self.base = base or foresight
         self.held = held
-        self.model_id = model_id
         self._takes_states = takes_states
 
     @property
     def model(self) -> AIDModel:
         """The model, without the parts that are off."""
         return self.foresight.model
-
-    @property
-    def config(self) -> AIDConfig:
-        """The model's config."""
-        return self.foresight.config
-
-    @property
-    def fps(self) -> float:
-        """Frames a second of the recorded world."""
-        return self.foresight.fps
-
-    @property
-    def num_frames(self) -> int:
-        """N, the frames of a foresight."""
-        return self.foresight.num_frames
-
-    @property
-    def num_conditioning_frames(self) -> int:
-        """K, the frames that an observation must give."""
-        return self.foresight.num_conditioning_frames
-
-    def predict(
-        self,
-        obs: Any,
-        instruction: str | None = None,
-        *,
-        num_samples: int = 1,
-        seed: int | None = None,
-        **options: Unpack[PredictOptions],
-    ) -> Foresight:
-        """Predict the clip that follows an observation under an instruction."""
-        return self.predict_many(
-            [Request(obs, instruction, seed)], num_samples=num_samples, **options
-        )[0]
 
     def predict_many(
         self,

@@ -178,7 +178,8 @@ class FrameConv(nn.Conv3d):
     def forward(self, hidden: Tensor) -> Tensor:
         """Convolve (B, C, F, H, W)."""
         mixed = F.conv2d(hidden.flatten(3), self.weight[..., 0], self.bias, padding=(1, 0))
-        return mixed.unflatten(3, hidden.shape[3:])
+        result: Tensor = mixed.unflatten(3, hidden.shape[3:])
+        return result
 
 
 class AIDUNet(UNetSpatioTemporalConditionModel):
