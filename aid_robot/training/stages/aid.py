@@ -18,7 +18,7 @@ from aid_robot.training.config import StageConfig
 from aid_robot.training.noise import Noise
 from aid_robot.training.samples import Batch, first, other_instructions
 from aid_robot.training.stages.diffusion import DiffusionStage
-from aid_robot.training.stages.draft import DraftHead, draft_loss
+from aid_robot.training.stages.draft import DraftHead, draft_loss, drafted_frames
 from aid_robot.training.stages.stage import Figures, psnr_by_clip, tiled
 
 
@@ -67,7 +67,8 @@ class AIDStage(DiffusionStage):
         further = latents.new_zeros(())
         if self.config.auxiliary_weight:
             weight = self.weight_of(batch) * (~text_dropped)[:, None]
-            draft = draft_loss(self.head, self.model, context.spatial, latents, weight)
+            frames = drafted_frames(noise)
+            draft = draft_loss(self.head, self.model, context.spatial, latents, weight, frames)
             further = self.config.auxiliary_weight * draft.mean()
         return condition, further
 

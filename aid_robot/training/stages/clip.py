@@ -18,13 +18,11 @@ from aid_robot.training.config import StageConfig
 from aid_robot.training.losses import contrastive_loss
 from aid_robot.training.noise import Noise
 from aid_robot.training.samples import Batch, other_instructions
-from aid_robot.training.stages.draft import DraftHead, draft_loss
+from aid_robot.training.stages.draft import DraftHead, draft_loss, drafted_frames
 from aid_robot.training.stages.stage import Figures, Stage
 
 # Weight of the contrastive loss beside the draft's.
 _CONTRAST = 0.2
-# A step drafts every so many-th frame: drawing is most of its cost.
-_EVERY = 4
 
 
 class _Contrast(nn.Module):
@@ -74,8 +72,7 @@ class CLIPStage(Stage):
         }
 
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
-        frames = slice(int(noise.shared() * _EVERY), None, _EVERY)
-        return self._draft(batch, frames).mean() + _CONTRAST * self._contrast(batch)
+        return self._draft(batch, drafted_frames(noise)).mean() + _CONTRAST * self._contrast(batch)
 
     def _draft(self, batch: Batch, frames: slice = slice(None)) -> Tensor:
         instructions = [text or "-" for text in batch.clips.instructions]

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from aid_robot.model.adapters import attend
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.build import sine_places
+from aid_robot.training.noise import Noise
 
 # Side, in latent pixels, from which it draws patches.
 _LARGE = 16
+# A step drafts every so many-th frame.
+_EVERY = 4
 
 
 class DraftHead(nn.Module):
@@ -86,6 +89,11 @@ class DraftHead(nn.Module):
         drawn = self.draw(hidden.transpose(1, 2).unflatten(2, given.shape[-2:]))
         clips: Tensor = F.pixel_shuffle(drawn, self.patch).unflatten(0, (-1, frames))
         return clips
+
+
+def drafted_frames(noise: Noise) -> slice:
+    """Draw which frames a step drafts: every fourth, since drawing is most of its cost."""
+    return slice(int(noise.shared() * _EVERY), None, _EVERY)
 
 
 def draft_loss(
