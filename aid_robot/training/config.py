@@ -112,6 +112,9 @@ class StageConfig:
     batch_size: int = 16
     # Parts that a step is computed in, one after the other, to save memory.
     accumulation: int = 1
+    # Clips in a row that show different futures of one start, where the store has such. Nothing but
+    # the instruction then tells them apart, which a small model learns to read much sooner.
+    alternatives: int = 1
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
     warmup_steps: int = 100
@@ -147,8 +150,9 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
             raise ConfigError("neither steps nor minutes is set: say how long to train")
-        for name in ("steps", "minutes", "batch_size", "accumulation", "learning_rate",
-                     "grad_clip", "p_std", "log_every", "validation_clips"):  # fmt: skip
+        for name in ("steps", "minutes", "batch_size", "accumulation", "alternatives",
+                     "learning_rate", "grad_clip", "p_std", "log_every",
+                     "validation_clips"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name}={value} must be positive")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aid_robot.data.clips import ClipConfig, Split
+from aid_robot.data.clips import Augmentation, ClipConfig, Split
 from aid_robot.data.store import EpisodeStore
 from aid_robot.errors import ConfigError, DataFormatError
 from aid_robot.model.checkpoint import AID_FOLDER
@@ -111,7 +111,12 @@ def check_sizes(store: EpisodeStore, config: AIDConfig) -> None:
 
 
 def training_clips(
-    data: TrainingData, stage: type[Stage], config: AIDConfig, cache: Cache | None, seed: int
+    data: TrainingData,
+    stage: type[Stage],
+    config: AIDConfig,
+    cache: Cache | None,
+    seed: int,
+    alternatives: int = 1,
 ) -> SampleDataset:
     """Cut the clips that a stage is trained on; a cache must be filled."""
     indices = data.chosen(data.train, stage.texts)
@@ -119,8 +124,12 @@ def training_clips(
     cut = cut_of(data.config, stage, config, cached=cache is not None)
     if cache is None:
         views = [plain_view(data.store, i, data.store.records[i]) for i in indices]
-        return SampleDataset(views, cut, augment=data.config.augment, pairs=pairs, seed=seed)
-    return SampleDataset(cache.views(data.store, indices), cut, pairs=pairs, seed=seed)
+        augment: Augmentation | None = data.config.augment
+    else:
+        views, augment = cache.views(data.store, indices), None
+    return SampleDataset(
+        views, cut, augment=augment, pairs=pairs, alternatives=alternatives, seed=seed
+    )
 
 
 def held_out_clips(

@@ -125,7 +125,9 @@ class Run:
         model = self._model(start)
         check_sizes(self.data.store, model.config)
         cache = self._cache(kind, model)
-        clips = training_clips(self.data, kind, model.config, cache, recipe.seed)
+        clips = training_clips(
+            self.data, kind, model.config, cache, recipe.seed, config.alternatives
+        )
         held_out = held_out_clips(self.data, kind, model.config, config.validation_clips)
         stage = self._make_stage(name, model, cache, start)
         self._say(

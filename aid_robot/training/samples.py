@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,13 +18,17 @@ from aid_robot.data.clips import (
     ClipConfig,
     ClipDataset,
     Look,
+    Window,
     collate,
 )
 from aid_robot.data.episode import FloatArray, FrameSequence, UInt8Array
 from aid_robot.errors import DataFormatError
-from aid_robot.training.views import View
+from aid_robot.training.views import ALTERNATIVES, View
 
 _PAIR = 3
+# Every so many-th row of alternatives is of free windows, so that clips which begin in the middle
+# of a motion are seen as well.
+_FREE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +131,8 @@ class SampleDataset(ClipDataset):
         config: What clips are cut.
         augment: How clips are varied that aren't cached.
         pairs: How pictures for captions are varied; None for no such pictures.
+        alternatives: Clips in a row that show different futures of one start, where there are such,
+            so that nothing but the instruction tells them apart.
         seed: Of everything that is drawn.
     """
 
@@ -136,11 +143,23 @@ class SampleDataset(ClipDataset):
         *,
         augment: Augmentation | None = None,
         pairs: Augmentation | None = None,
+        alternatives: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__([view.episode for view in views], config, augment=augment, seed=seed)
         self._views = {view.episode.id: view for view in views}
-        self._pairs = pairs
+        self._pairs, self._row = pairs, alternatives
+        if alternatives > 1:
+            self.fingerprint = f"{self.fingerprint}-{alternatives}"
+        # Numbers of episodes that begin alike, of one version each.
+        self._alike: dict[tuple[str, int], list[int]] = defaultdict(list)
+        self._group_of: dict[int, tuple[str, int]] = {}
+        windows = set(self.windows.episodes.tolist())
+        for number, view in enumerate(views):
+            name = view.episode.info.get(ALTERNATIVES)
+            if isinstance(name, str) and number in windows:
+                self._group_of[number] = (name, view.version)
+                self._alike[name, view.version].append(number)
 
     def __getitem__(self, number: int) -> Sample:
         clip = super().__getitem__(number)
@@ -149,6 +168,20 @@ class SampleDataset(ClipDataset):
             rng = np.random.default_rng([self.seed, number, _PAIR])
             pair = draw_pair(self._views[clip.episode], clip, rng, self._pairs, self.config.size)
         return self._completed(clip, pair)
+
+    def draw(self, number: int) -> tuple[Window, np.random.Generator]:
+        """Draw a window; those of a row begin alike."""
+        row, place = divmod(number, self._row)
+        window, rng = super().draw(number)
+        if self._row == 1 or row % _FREE == _FREE - 1:
+            return window, rng
+        first, of_row = super().draw(row * self._row)
+        group = self._group_of.get(first.episode)
+        if group is None or len(self._alike[group]) < 2:
+            return window, rng
+        order = of_row.permutation(self._alike[group])
+        episode = int(order[place % len(order)])
+        return self.opening(episode, first.camera), rng
 
     def choose(self, count: int) -> list[Sample]:
         """Choose windows spaced evenly over all videos, the same ones every time."""

@@ -15,6 +15,9 @@ from aid_robot.data.store import EpisodeRecord
 from aid_robot.data.store.frames import StoreFrames
 from aid_robot.data.store.reader import StoreReader
 
+# Where a recording's info says which episodes begin alike, as the simulator's does.
+ALTERNATIVES = "alternatives_group"
+
 
 class Rows(Protocol):
     """Rows that are read when they are asked for, as `rows[start:stop]`."""
@@ -99,10 +102,13 @@ def make_episode(
 def draw_look(
     augment: Augmentation, record: EpisodeRecord, camera: str, version: int, seed: int
 ) -> Look:
-    """Draw how a video looks in a version, the same whatever else is in the store."""
+    """Draw how a video looks in a version, the same whatever else is in the store.
+
+    Episodes that begin alike look alike, as far as their instructions allow.
+    """
     if version == 0:
         return Look()
-    name = zlib.crc32(f"{record.id}/{camera}".encode())
+    name = zlib.crc32(f"{record.info.get(ALTERNATIVES, record.id)}/{camera}".encode())
     rng = np.random.default_rng([seed, version, name])
     # Whatever wording is drawn later, it must be true of the frames.
     return augment.draw(rng, " ".join(record.instructions))

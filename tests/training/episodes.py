@@ -32,6 +32,7 @@ def square_episode(number: int, length: int = 10, side: int = 32, **fields: Any)
         {"text": f"the {colour} cube has moved to the {other}", "true": False},
     ]
     fields = {
+        "id": f"square-{number}",
         "instructions": (f"push the {colour} cube to the {way}", f"move the {colour} cube {way}"),
         "fps": 5.0,
         "outcome": "success",
@@ -39,7 +40,7 @@ def square_episode(number: int, length: int = 10, side: int = 32, **fields: Any)
         "info": {"captions": {"start": [], "end": captions}},
         **fields,
     }
-    return Episode(id=f"square-{number}", videos={"image_0": ArrayFrames(frames)}, **fields)
+    return Episode(videos={"image_0": ArrayFrames(frames)}, **fields)
 
 
 def square_store(folder: Path, count: int = 8, **fields: Any) -> Path:

@@ -99,13 +99,7 @@ class ClipDataset(Dataset[Clip]):
         return self._epoch
 
     def __getitem__(self, number: int) -> Clip:
-        epoch, place = divmod(int(number), self._epoch)
-        if epoch < 0:
-            raise IndexError(f"clip {number} was asked for; they are counted from 0")
-        rng = np.random.default_rng([self.seed, epoch, place, _CLIP])
-        # A random point of a random slice of the epoch, so that every slice is hit once.
-        at = float(self._places(epoch)[place]) + rng.random() * (1 - 2**-20)
-        window = self.windows.pick(at, self._epoch)
+        window, rng = self.draw(int(number))
         record = self._source.record(window.episode)
         # As many draws whatever there is to choose from.
         camera, wording = rng.random(2)
@@ -116,6 +110,21 @@ class ClipDataset(Dataset[Clip]):
         instruction = texts[int(wording * len(texts))]
         look = Look() if self.augment is None else self.augment.draw(rng, instruction)
         return self._reader.read(window, instruction, look)
+
+    def draw(self, number: int) -> tuple[Window, np.random.Generator]:
+        """Draw a clip's window, and give what its wording and its look are drawn by."""
+        epoch, place = divmod(number, self._epoch)
+        if epoch < 0:
+            raise IndexError(f"clip {number} was asked for; they are counted from 0")
+        rng = np.random.default_rng([self.seed, epoch, place, _CLIP])
+        # A random point of a random slice of the epoch, so that every slice is hit once.
+        at = float(self._places(epoch)[place]) + rng.random() * (1 - 2**-20)
+        return self.windows.pick(at, self._epoch), rng
+
+    def opening(self, episode: int, camera: str) -> Window:
+        """Give the window that an episode begins with."""
+        length = -(-self._source.record(episode).length // self.config.stride)
+        return Window(episode, camera, start=0, valid=min(self.config.num_frames, length))
 
     def __iter__(self) -> Iterator[Clip]:
         """Give the first epoch's clips."""

@@ -67,7 +67,7 @@ class AIDStage(DiffusionStage):
         further = latents.new_zeros(())
         if self.config.auxiliary_weight:
             weight = self.weight_of(batch) * (~text_dropped)[:, None]
-            frames = drafted_frames(noise)
+            frames = drafted_frames(noise, self.model.config)
             draft = draft_loss(self.head, self.model, context.spatial, latents, weight, frames)
             further = self.config.auxiliary_weight * draft.mean()
         return condition, further

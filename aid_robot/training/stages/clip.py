@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -72,9 +73,10 @@ class CLIPStage(Stage):
         }
 
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
-        return self._draft(batch, drafted_frames(noise)).mean() + _CONTRAST * self._contrast(batch)
+        frames = drafted_frames(noise, self.model.config)
+        return self._draft(batch, frames).mean() + _CONTRAST * self._contrast(batch)
 
-    def _draft(self, batch: Batch, frames: slice = slice(None)) -> Tensor:
+    def _draft(self, batch: Batch, frames: Sequence[int] | slice = slice(None)) -> Tensor:
         instructions = [text or "-" for text in batch.clips.instructions]
         given = batch.clips.frames[:, 0].cpu().numpy()
         states = [self.states(f, text) for f, text in zip(given, instructions, strict=True)]

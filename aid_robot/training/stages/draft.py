@@ -7,6 +7,8 @@ not part of AID, and predictions don't use it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,12 +16,11 @@ from torch import Tensor, nn
 from aid_robot.model.adapters import attend
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.build import sine_places
+from aid_robot.model.config import AIDConfig
 from aid_robot.training.noise import Noise
 
 # Side, in latent pixels, from which it draws patches.
 _LARGE = 16
-# A step drafts every so many-th frame.
-_EVERY = 4
 
 
 class DraftHead(nn.Module):
@@ -91,9 +92,15 @@ class DraftHead(nn.Module):
         return clips
 
 
-def drafted_frames(noise: Noise) -> slice:
-    """Draw which frames a step drafts: every fourth, since drawing is most of its cost."""
-    return slice(int(noise.shared() * _EVERY), None, _EVERY)
+def drafted_frames(noise: Noise, config: AIDConfig) -> list[int]:
+    """Draw which frames a step drafts: one of each half of the future, since drawing is dear."""
+    first, end = config.num_conditioning_frames, config.num_frames
+    middle = (first + end) // 2
+    return [
+        low + int(noise.shared() * (high - low))
+        for low, high in ((first, middle), (middle, end))
+        if low < high
+    ]
 
 
 def draft_loss(
@@ -102,7 +109,7 @@ def draft_loss(
     context: Tensor,
     latents: Tensor,
     weight: Tensor,
-    frames: slice = slice(None),
+    frames: Sequence[int] | slice = slice(None),
 ) -> Tensor:
     """Return the squared error of the draft of each clip, (B,).
 
