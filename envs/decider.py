@@ -115,7 +115,8 @@ class Decider:
         if reasons and pilot.trigger == START and pilot.decision is None:
             raise PlanError(f"{reasons[0]}: leave it out, or propose by what the scene allows")
         under_way = pilot.remaining
-        if under_way is not None and under_way not in plans:
+        known = {str(plan).casefold() for plan in plans}
+        if under_way is not None and str(under_way).casefold() not in known:
             # What is in hand may be gone on with.
             plans = [under_way, *plans][:limit]
         return plans, "; ".join(reasons)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from aid_robot.data.episode import Episode
 from aid_robot.data.frames import ArrayFrames
 from aid_robot.data.store import EpisodeStore
-from aid_robot.envs.pilot import Pilot
+from aid_robot.envs.pilot import SURPRISE, TIME, Pilot
 from aid_robot.observation import resize_frames
 from aid_robot.observation_layouts import CAMERA_PREFERENCE
 
@@ -36,8 +36,11 @@ class DecisionRecorder:
     An episode has the camera that was decided by ("image_0"), what was imagined at the same time
     ("imagined"; the last such frame stays), actions and states; its instruction is the plan, and
     `info["decision"]` is `Decision.to_json()` with the number of the plan that was carried out.
-    The outcome is what the environment's `info["success"]` said of its own task at the end; it is
-    left open where the goal is another. One recorder may serve several environments.
+    Its "success" is what the environment's `info["success"]` said of its own task at the end, None
+    where the goal is another or the plan was cut short before. The episode's outcome is the same
+    where the plan is the task's own text, and open where it is another: an opened drawer is no
+    failure to open it, though another thing was wanted. One recorder may serve several
+    environments.
 
     Args:
         store: Open for writing; left open.
@@ -92,11 +95,16 @@ class DecisionRecorder:
             IMAGINED: ArrayFrames(resize_frames(np.stack(track.imagined), size)),
         }
         decision = pilot.decision
+        if pilot.trigger in (TIME, SURPRISE) and not success:
+            success = None  # not yet
+        is_task = str(pilot.plan).casefold() == (pilot.told or "").strip().casefold()
+        outcome = {None: None, True: "success", False: "failure"}[success] if is_task else None
         info = {
             "decision": {
                 **decision.to_json(),
                 "carried_out": decision.plans.index(pilot.plan),
                 "failure": pilot.failure,
+                "success": success,
             }
         }
         text = str(pilot.plan)
@@ -107,7 +115,7 @@ class DecisionRecorder:
             state=np.stack(states).astype(np.float32) if has_states else None,
             instruction=text,
             instructions=(text,),
-            outcome=None if success is None else ("success" if success else "failure"),
+            outcome=outcome,
             fps=pilot.watch.fps,
             arrays={} if is_arm else {"env_action": actions},
             info=info,

@@ -74,7 +74,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         mode: "auto" or "discrete".
         num_candidates: As many as there may be.
         num_samples: Futures of each candidate.
-        penalty, threshold, beam: See `planning.choose.decide`.
+        penalty, threshold, beam, clips_per_step: See `planning.choose.decide`.
         replan_every: Steps after which it decides anew.
         surprise: Departure above which it decides anew.
         budget: Seconds a decision may take, see `planning.pace.Pace`.
@@ -100,6 +100,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         penalty: float = 0.5,
         threshold: float | None = None,
         beam: Beam | None = None,
+        clips_per_step: int = 1,
         replan_every: int | None = None,
         surprise: float | None = None,
         budget: float | None = None,
@@ -129,7 +130,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
             predictor,
             scorer,
             num_candidates=num_candidates,
-            choosing=Choosing(num_samples, penalty, threshold, beam),
+            choosing=Choosing(num_samples, penalty, threshold, beam, clips_per_step),
             budget=budget,
             options=options,
         )
@@ -227,10 +228,11 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         if not begun and pilot.trigger == FAILED:
             # The scene is as it was, and so are the candidates.
             return obs, 0.0, False, False, self._described(info, is_new=False)
-        if not (terminated or truncated):
+        goes_on = not (terminated or truncated)
+        if goes_on:
             self._decide()
         info.pop("foresight", None)
-        return obs, total, terminated, truncated, self._described(info, is_new=True)
+        return obs, total, terminated, truncated, self._described(info, is_new=goes_on)
 
     def _act(self, is_new: bool) -> Step:
         pilot, action = self.pilot, self.pilot.action

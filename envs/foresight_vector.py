@@ -68,6 +68,7 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
         penalty: float = 0.5,
         threshold: float | None = None,
         beam: Beam | None = None,
+        clips_per_step: int = 1,
         replan_every: int | None = None,
         surprise: float | None = None,
         budget: float | None = None,
@@ -99,7 +100,7 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
             predictor,
             scorer,
             num_candidates=num_candidates,
-            choosing=Choosing(num_samples, penalty, threshold, beam),
+            choosing=Choosing(num_samples, penalty, threshold, beam, clips_per_step),
             budget=budget,
             options=options,
         )
@@ -141,7 +142,8 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
                     self._rngs[number] = np.random.default_rng([own, 1])
         obs, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         self._begin(obs, mask)
-        return obs, self._described(info, np.zeros(self.num_envs, bool), ~mask)
+        none = np.zeros(self.num_envs, bool)
+        return obs, self._described(info, none, none)
 
     def step(self, actions: Any = None) -> Step:
         """Go on by a step in every environment; `actions` are all 0 and may be left out."""

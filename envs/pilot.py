@@ -124,7 +124,8 @@ class Pilot:
         under_way = self.remaining
         kept, reasons = [], []
         for plan in plans:
-            goes_on = under_way is not None and plan.steps[0] == under_way.steps[0]
+            first = plan.steps[0].casefold()
+            goes_on = under_way is not None and first == under_way.steps[0].casefold()
             reason = None if goes_on else self.executor.obstacle(self.env, plan.steps[0])
             if reason is None:
                 kept.append(plan)
@@ -139,7 +140,7 @@ class Pilot:
         self._foresight = decision.foresights[index]
         self._number, self.steps, self._begun_at, self.departure = 0, 0, 0, 0.0
         self.trigger, self.failure = None, ""
-        if goes_on and before == self.plan.steps[0]:
+        if goes_on and before is not None and before.casefold() == self.plan.steps[0].casefold():
             return True  # what is in hand need not be begun again
         self._begin()
         return self.trigger is None

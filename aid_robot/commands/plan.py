@@ -87,6 +87,13 @@ def _add_choice_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WIDTH,DEPTH",
         help="compose plans of the candidates, of up to DEPTH, keeping the best WIDTH",
     )
+    group.add_argument(
+        "--clips-per-step",
+        type=int,
+        default=1,
+        metavar="N",
+        help="clips of each instruction, where skills take longer than one (default: 1)",
+    )
     group.add_argument("--budget", type=float, metavar="S", help="seconds the decision may take")
 
 
@@ -140,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
         penalty=args.penalty,
         threshold=args.threshold,
         beam=None if args.beam is None else Beam(*args.beam),
+        clips_per_step=args.clips_per_step,
         pace=None if args.budget is None else Pace(args.budget),
         seed=args.seed,
         progress=sys.stderr.isatty(),

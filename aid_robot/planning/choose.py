@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from aid_robot.clip import Foresight
 from aid_robot.errors import ConfigError
-from aid_robot.options import draw_seed
+from aid_robot.options import check_count, draw_seed
+from aid_robot.planning.calibration import Calibration
 from aid_robot.planning.decision import Decision
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.imagine import Imagination
@@ -53,10 +54,12 @@ class Choosing:
     num_samples: int = 1
     # A plan's score is the mean over its samples less this many standard deviations.
     penalty: float = 0.5
-    # Below it no plan is chosen; None takes the scorer's own, where its calibration has one, and 0
-    # always chooses.
+    # Below it no plan is chosen; None takes that of the scorer's calibration, where it has one, and
+    # 0 always chooses.
     threshold: float | None = None
     beam: Beam | None = None
+    # Clips of each instruction, one after the other, for skills that take longer than one.
+    clips_per_step: int = 1
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -64,6 +67,7 @@ class Choosing:
             raise ConfigError(f"penalty={self.penalty} must be 0 or more")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold={self.threshold} must be from 0 to 1, as scores are")
+        check_count("clips_per_step", self.clips_per_step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +92,7 @@ def decide(
     penalty: float = 0.5,
     threshold: float | None = None,
     beam: Beam | None = None,
+    clips_per_step: int = 1,
     seed: int | None = None,
     pace: Pace | None = None,
     **options: Any,
@@ -102,9 +107,11 @@ def decide(
         scorer: Gives each sample of each foresight a number in [0, 1].
         num_samples: Futures that are imagined of each plan.
         penalty: A plan's score is the mean over its samples less this many standard deviations.
-        threshold: Below it no plan is chosen; None takes the scorer's own, where its calibration
+        threshold: Below it no plan is chosen; None takes that of the scorer's calibration, where it
             has one, and 0 always chooses.
         beam: Composes longer plans of the candidates.
+        clips_per_step: Clips of each instruction, one after the other, for skills that take longer
+            than one.
         seed: Same seed, same decision, as long as there is no `pace`.
         pace: Keeps the decision within a time, with fewer samples, then fewer steps.
         options: Of the prediction, see `PredictOptions`.
@@ -113,7 +120,7 @@ def decide(
         PlanError: There are no candidates, or two are the same.
         ScoreError: The scorer gave what is no score.
     """
-    choosing = Choosing(num_samples, penalty, threshold, beam)
+    choosing = Choosing(num_samples, penalty, threshold, beam, clips_per_step)
     problem = Problem(obs, plans, Goal() if goal is None else goal, seed)
     return decide_many(predictor, [problem], scorer, choosing=choosing, pace=pace, **options)[0]
 
@@ -140,14 +147,15 @@ def decide_many(
     samples = choosing.num_samples
     if pace is not None:
         first = problems[0]
-        pace.probe(predictor, first.obs, candidates[0][0], first.goal, scorer, options)
-        rows = _count_rows(candidates, choosing.beam)
+        pace.probe(predictor, first.obs, candidates[0][0], first.goal, scorer, samples, options)
+        rows = _count_rows(candidates, choosing.beam) * choosing.clips_per_step
         samples, steps = pace.fit(rows, samples, options.get("steps"), started)
         options = options if steps is None else {**options, "steps": steps}
     imagination = Imagination(
         predictor,
         [(problem.obs, seed) for problem, seed in zip(problems, seeds, strict=True)],
         samples,
+        choosing.clips_per_step,
         **options,
     )
     searches = [
@@ -170,11 +178,8 @@ def decide_many(
         **seconds,
         "total": time.perf_counter() - started,
     }
-    threshold = choosing.threshold
-    if threshold is None:
-        threshold = getattr(scorer, "threshold", None)
     return [
-        search.decision(choosing.penalty, threshold, seed, name_of(scorer), timings)
+        search.decision(choosing, scorer, seed, timings)
         for search, seed in zip(searches, seeds, strict=True)
     ]
 
@@ -219,16 +224,15 @@ class _Search:
         return [other for other in self.candidates if not set(other.steps) & set(plan.steps)]
 
     def decision(
-        self,
-        penalty: float,
-        threshold: float | None,
-        seed: int,
-        scorer: str,
-        timings: Mapping[str, float],
+        self, choosing: Choosing, scorer: Scorer, seed: int, timings: Mapping[str, float]
     ) -> Decision:
         """Choose among all plans that were imagined."""
         sample_scores = np.stack(self.sample_scores)
-        scores = aggregate(sample_scores, penalty)
+        scores, threshold = aggregate(sample_scores, choosing.penalty), choosing.threshold
+        calibration: Calibration | None = getattr(scorer, "calibration", None)
+        if calibration is not None:
+            scores = calibration(scores)
+            threshold = calibration.threshold if threshold is None else threshold
         index, reason = choose(self.plans, scores, threshold)
         return Decision(
             plans=tuple(self.plans),
@@ -239,7 +243,7 @@ class _Search:
             goal=self.goal,
             reason=reason,
             seed=seed,
-            scorer=scorer,
+            scorer=name_of(scorer),
             threshold=threshold,
             timings=timings,
         )

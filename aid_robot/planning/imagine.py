@@ -30,6 +30,7 @@ def imagine(
     plans: Sequence[PlanLike],
     *,
     num_samples: int = 1,
+    clips_per_step: int = 1,
     seed: int | None = None,
     **options: Any,
 ) -> list[Foresight]:
@@ -42,14 +43,18 @@ def imagine(
         obs: An observation of any layout that `to_frames` knows.
         plans: Candidates, see `check_plans`.
         num_samples: Futures of each plan.
+        clips_per_step: Clips of each instruction, one after the other, for skills that take longer
+            than one.
         seed: Same seed, same frames, whatever the other plans are.
         options: See `PredictOptions`.
 
     Returns:
-        A foresight for each plan, (num_samples, K + steps x (N - K), H, W, 3).
+        A foresight for each plan, (num_samples, K + steps x clips_per_step x (N - K), H, W, 3).
     """
     checked = check_plans(plans)
-    imagination = Imagination(predictor, [(obs, draw_seed(seed))], num_samples, **options)
+    imagination = Imagination(
+        predictor, [(obs, draw_seed(seed))], num_samples, clips_per_step, **options
+    )
     imagination.add((0, plan.steps) for plan in checked)
     return [imagination.foresight(0, plan.steps) for plan in checked]
 
@@ -61,6 +66,7 @@ class Imagination:
         predictor: Who imagines.
         starts: (observation, seed) of each.
         num_samples: Futures of each plan.
+        clips_per_step: Clips of each instruction, one after the other.
         options: See `PredictOptions`.
     """
 
@@ -69,12 +75,15 @@ class Imagination:
         predictor: Predictor,
         starts: Sequence[tuple[Any, int]],
         num_samples: int = 1,
+        clips_per_step: int = 1,
         **options: Any,
     ) -> None:
         check_count("num_samples", num_samples)
+        check_count("clips_per_step", clips_per_step)
         if "states" in options:
             raise TypeError("each step has states of its own: imagine takes no states")
         self.predictor, self.num_samples = predictor, num_samples
+        self.clips_per_step = clips_per_step
         count, camera = predictor.num_conditioning_frames, options.pop("camera", None)
         # Taken apart once, not for each plan.
         self._starts = [
@@ -91,7 +100,7 @@ class Imagination:
 
     def add(self, wanted: Iterable[Prefix]) -> None:
         """Imagine what is not yet known of some plans, level by level."""
-        plans = list(wanted)
+        plans = [(start, self._clipwise(steps)) for start, steps in wanted]
         for level in range(max((len(steps) for _, steps in plans), default=0)):
             prefixes = dict.fromkeys(
                 (start, steps[: level + 1]) for start, steps in plans if len(steps) > level
@@ -101,10 +110,22 @@ class Imagination:
                 self._roll(missing, level)
 
     def foresight(self, start: int, steps: tuple[str, ...]) -> Foresight:
-        """Return the joined clips of a plan that was added."""
-        return Foresight.chain(
-            [self._clips[start, steps[: count + 1]] for count in range(len(steps))]
+        """Return the joined clips of a plan that was added, a part of `settings["plan"]` a step."""
+        clipwise, count = self._clipwise(steps), self.clips_per_step
+        joined = Foresight.chain(
+            [self._clips[start, clipwise[: number + 1]] for number in range(len(clipwise))]
         )
+        parts = joined.settings["plan"]
+        plan = [
+            {**first, "stop": last["stop"]}
+            for first, last in zip(parts[::count], parts[count - 1 :: count], strict=True)
+        ]
+        return replace(
+            joined, instruction=" -> ".join(steps), settings={**joined.settings, "plan": plan}
+        )
+
+    def _clipwise(self, steps: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(step for step in steps for _ in range(self.clips_per_step))
 
     def _roll(self, prefixes: Sequence[Prefix], level: int) -> None:
         """Imagine one more step of each prefix, all in one batch."""

@@ -42,6 +42,8 @@ class Pace:
         self._step: dict[int, float] = {}
         self._once: dict[int, float] = {}
         self._default_steps: int | None = None
+        # Samples that the scorer can't do without.
+        self._min_samples = 1
 
     def probe(
         self,
@@ -50,9 +52,11 @@ class Pace:
         plan: Plan,
         goal: Goal,
         scorer: Scorer,
+        num_samples: int,
         options: dict[str, Any],
     ) -> None:
         """Measure the least that can be imagined, unless something was measured before."""
+        self._min_samples = min(num_samples, getattr(scorer, "min_samples", 1))
         if self._once:
             return
         try:
@@ -61,7 +65,7 @@ class Pace:
         except AttributeError:
             self._default_steps = None
         least = options if self._default_steps is None else {**options, "steps": 1}
-        imagination = Imagination(predictor, [(obs, 0)], **least)
+        imagination = Imagination(predictor, [(obs, 0)], self._min_samples, **least)
         steps = plan.steps[:1]
         started = time.perf_counter()
         imagination.add([(0, steps)])
@@ -92,13 +96,15 @@ class Pace:
         """
         left = (self.seconds - (time.perf_counter() - started)) * (1 - _RESERVE)
         wished = steps or self._default_steps
-        for count in range(samples, 0, -1):
+        least = self._min_samples
+        for count in range(samples, least - 1, -1):
             if self.estimate(rows * count, wished or 0) <= left:
                 return count, wished
         if wished is None:
-            return 1, None
-        fitting = (n for n in range(wished, self.min_steps, -1) if self.estimate(rows, n) <= left)
-        return 1, next(fitting, min(self.min_steps, wished))
+            return least, None
+        fewer = range(wished, self.min_steps, -1)
+        fitting = (n for n in fewer if self.estimate(rows * least, n) <= left)
+        return least, next(fitting, min(self.min_steps, wished))
 
     def estimate(self, rows: int, steps: int) -> float:
         """Say how many seconds so many rows are likely to take."""

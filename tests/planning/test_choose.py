@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from aid_robot.errors import ConfigError, PlanError, ScoreError
+from aid_robot.planning.calibration import Calibration
 from aid_robot.planning.choose import Beam, Problem, aggregate, choose, decide, decide_many
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.pace import Pace
@@ -60,17 +61,46 @@ def test_it_abstains_below_the_threshold_only() -> None:
 
 def test_a_calibrated_scorer_brings_its_own_threshold() -> None:
     scorer = SideScorer()
-    scorer.threshold = 0.9
+    # Twice the score; "go right" has 0.81.
+    scorer.calibration = Calibration("isotonic", (0.0, 0.5), (0.0, 1.0), threshold=0.95)
 
     def decided(scorer: Any, threshold: float | None = None) -> int | None:
         return decide(
             DotPredictor(), START, PLANS, Goal("go right"), scorer, threshold=threshold, seed=0
         ).index
 
+    assert decided(scorer) == 1
+    scorer.calibration = Calibration("isotonic", (0.0, 1.0), (0.0, 0.5), threshold=0.6)
     assert decided(scorer) is None
     assert decided(scorer, threshold=0) == 1
     assert decided(Weighted({scorer: 2.0})) is None
     assert decided(Weighted({scorer: 2.0, SideScorer(): 1.0})) == 1
+
+
+def test_it_is_the_plan_s_score_that_is_calibrated_not_each_sample_s() -> None:
+    scorer = CornerScorer()
+    plain = decide(DotPredictor(), START, PLANS, UP, scorer, num_samples=2, penalty=0.5, seed=0)
+    curve = Calibration("isotonic", (0.0, 0.4, 1.0), (0.0, 0.9, 1.0))
+    scorer.calibration = curve
+    decision = decide(DotPredictor(), START, PLANS, UP, scorer, num_samples=2, penalty=0.5, seed=0)
+    assert decision.scores == pytest.approx(curve(plain.scores))
+    assert decision.sample_scores == pytest.approx(plain.sample_scores)
+
+
+def test_an_instruction_may_take_several_clips() -> None:
+    predictor = DotPredictor()
+    plans = ["go right", "go right -> go up"]
+    one, two = (
+        decide(predictor, START, plans, UP, SideScorer(), clips_per_step=n, seed=0) for n in (1, 2)
+    )
+    added = len(one.foresights[0]) - predictor.num_conditioning_frames
+    assert len(two.foresights[0]) == len(one.foresights[0]) + added
+    assert [str(plan) for plan in two.plans] == plans
+    parts = two.foresights[1].settings["plan"]
+    assert [part["instruction"] for part in parts] == ["go right", "go up"]
+    assert parts[0]["stop"] == parts[1]["start"]
+    assert parts[1]["stop"] == len(two.foresights[1])
+    assert two.foresights[1].instruction == "go right -> go up"
 
 
 def test_beam_finds_a_plan_that_no_candidate_is() -> None:

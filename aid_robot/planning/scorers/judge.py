@@ -105,7 +105,7 @@ class VLMJudge:
             none=_NONE,
         )
         answer = self._chat.ask(question, pictures, temperature=0.7 if self.votes > 1 else 0.0)
-        named = {word for word in re.findall(r"[A-Z]+", answer) if word in (*letters, _NONE)}
+        named = {word for word in re.findall(r"\b[A-Z]+\b", answer) if word in (*letters, _NONE)}
         if len(named) != 1:
             raise StatePredictionError(
                 f"{self._chat.identity} answered '{answer[:100]}'; expected one of "

@@ -10,7 +10,7 @@ import numpy as np
 
 from aid_robot.clip import Foresight
 from aid_robot.errors import ScoreError
-from aid_robot.planning.calibration import Calibration
+from aid_robot.planning.calibration import FILE, Calibration
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers.scorer import (
     FloatArray,
@@ -23,15 +23,13 @@ from aid_robot.planning.scorers.scorer import (
 )
 from aid_robot.planning.success.model import SuccessModel
 
-_CALIBRATION = "calibration.json"
-
 
 class SuccessScorer:
     """Score by a trained classifier the probability that the end is what was wanted.
 
     A goal's text may be a statement, several joined by "and", or an instruction; a picture is
-    compared by what has come about, not by pixels. With both, both must hold. A calibration turns
-    the result into how often such a plan has succeeded when it was carried out.
+    compared by what has come about, not by pixels. With both, both must hold. With a calibration,
+    `decide` turns a plan's score into how often such plans have succeeded when carried out.
     """
 
     name = "success"
@@ -43,13 +41,8 @@ class SuccessScorer:
     def load(cls, folder: str | os.PathLike[str] | None = None, device: str = "auto") -> Self:
         """Load a classifier with its calibration, if it has one; None takes the bundled one."""
         model = SuccessModel.load(folder, device)
-        path = model.folder / _CALIBRATION
+        path = model.folder / FILE
         return cls(model, Calibration.load(path) if path.exists() else None)
-
-    @property
-    def threshold(self) -> float | None:
-        """The rate below which its calibration says to abstain; None without a calibration."""
-        return None if self.calibration is None else self.calibration.threshold
 
     def __call__(self, foresights: Sequence[Foresight], goal: Goal) -> FloatArray:
         before, after = observed(foresights), final(foresights)
@@ -57,8 +50,6 @@ class SuccessScorer:
         scores = self.judge(
             before.reshape(-1, *before.shape[2:]), after.reshape(-1, *after.shape[2:]), goal
         )
-        if self.calibration is not None:
-            scores = self.calibration(scores)
         return check_scores(self.name, scores.reshape(shape), foresights)
 
     def judge(self, before: Frames, after: Frames, goal: Goal) -> FloatArray:

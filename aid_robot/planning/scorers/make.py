@@ -56,13 +56,12 @@ def make_scorer(
     for part in names.split("+"):
         weight, star, name = part.strip().rpartition("*")
         try:
-            parts[_make(name.strip(), model, device)] = float(weight) if star else 1.0
+            share = float(weight) if star else 1.0
         except ValueError as error:
-            if isinstance(error, ConfigError):
-                raise
             raise ConfigError(
                 f"'{part.strip()}' has the weight '{weight}'; expected a number, as '0.3*progress'"
             ) from error
+        parts[_make(name.strip(), model, device)] = share
     return next(iter(parts)) if len(parts) == 1 else Weighted(parts)
 
 

@@ -34,11 +34,13 @@ class Agreement:
     """
 
     name = "agreement"
+    # Of a plan, below which there is nothing to compare.
+    min_samples = 2
 
     def __call__(self, foresights: Sequence[Foresight], goal: Goal) -> FloatArray:
         ends, now = final(foresights).astype(np.float64), observed(foresights).astype(np.float64)
         samples = ends.shape[1]
-        if samples < 2:
+        if samples < self.min_samples:
             raise ScoreError(
                 "the scorer 'agreement' compares samples, and there is 1 a plan; expected 2 or "
                 "more: raise num_samples, or leave it out"

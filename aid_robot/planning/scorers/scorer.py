@@ -101,10 +101,15 @@ class Weighted:
         return " + ".join(f"{share:.2g} {part.name}" for part, share in self.parts.items())
 
     @property
-    def threshold(self) -> float | None:
-        """The score below which a single part says to abstain; that of several isn't known."""
+    def min_samples(self) -> int:
+        """Samples of a plan that all parts can do with."""
+        return max(getattr(part, "min_samples", 1) for part in self.parts)
+
+    @property
+    def calibration(self) -> Any:
+        """The `Calibration` of a single part; a mix has none."""
         parts = list(self.parts)
-        return getattr(parts[0], "threshold", None) if len(parts) == 1 else None
+        return getattr(parts[0], "calibration", None) if len(parts) == 1 else None
 
     def __call__(self, foresights: Sequence[Foresight], goal: Goal) -> FloatArray:
         scores = [
