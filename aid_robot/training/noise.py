@@ -45,6 +45,11 @@ class Noise:
         drawn = torch.rand(self._batch_size, *shape, generator=self._own, device=self._device)
         return drawn[self._rows]
 
+    def spread(self) -> Tensor:
+        """Draw from (0, 1) for each clip, (B,), evenly spread over the step's clips."""
+        places = torch.arange(self._batch_size, device=self._device)
+        return ((places + self.shared()) / self._batch_size)[self._rows].clamp(1e-6, 1 - 1e-6)
+
     def shared(self) -> float:
         """Draw one number from [0, 1) for the whole step."""
         return torch.rand((), generator=self._shared).item()

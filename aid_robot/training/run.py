@@ -33,6 +33,7 @@ from aid_robot.training.samples import collate_samples
 from aid_robot.training.stages import STAGE_CLASSES, Stage, make_stage
 from aid_robot.training.stages.stage import Figures
 from aid_robot.training.start import (
+    first_config,
     first_model,
     load_changed,
     put_weights,
@@ -106,7 +107,9 @@ class Run:
     def __init__(self, recipe: Recipe, folder: Path, accelerator: Any) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         self.data = TrainingData.open(recipe.data)
-        self.states = make_state_predictor(recipe.model.states, fallback=False)
+        self.states = make_state_predictor(
+            recipe.model.states, num_states=first_config(recipe.model).num_states, fallback=False
+        )
 
     def folder_of(self, name: StageName) -> Path:
         """Name the folder in which a stage works."""
@@ -275,6 +278,9 @@ class Run:
         self.data.write_split(fresh)
         if extras:
             save_file({key: t.contiguous() for key, t in extras.items()}, folder / EXTRAS)
+        elif start is not None and (start.parent / EXTRAS).exists():
+            # For the stages after this one.
+            shutil.copy(start.parent / EXTRAS, folder / EXTRAS)
         shutil.rmtree(folder / MODEL, ignore_errors=True)
         fresh.rename(folder / MODEL)
         done = {

@@ -41,6 +41,15 @@ from aid_robot.training.tables import build, merge
 _LOOSE = {"sampling", "fps", "motion_bucket_id", "noise_aug_strength", "given_frames"}
 
 
+def first_config(wanted: ModelConfig) -> AIDConfig:
+    """Say what config the first stage's model has."""
+    if wanted.start:
+        folder = resolve(wanted.start)
+        if (folder / AID_FOLDER / AID_CONFIG).exists():
+            return with_changes(load_config(folder), wanted.config)
+    return with_changes(preset(wanted.preset), wanted.config)
+
+
 def first_model(recipe: Recipe, store: EpisodeStore, states: StatePredictor) -> AIDModel:
     """Build or load the model that the first stage starts from."""
     model = recipe.model

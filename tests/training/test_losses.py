@@ -72,3 +72,13 @@ def test_sigmas_follow_the_distribution() -> None:
     logs = Noise(0, 0, 20000).normal() * 1.6 + 0.7
     assert logs.mean().item() == pytest.approx(0.7, abs=0.05)
     assert logs.std().item() == pytest.approx(1.6, abs=0.05)
+
+
+def test_a_step_s_clips_share_the_noise_levels_evenly() -> None:
+    drawn = torch.cat([Noise(0, step, 4).spread() for step in range(5000)])
+    places = drawn.unflatten(0, (5000, 4))
+    assert ((places * 4).floor() == torch.arange(4)).all(), "each has a quarter of its own"
+    logs = torch.special.ndtri(drawn)
+    assert logs.mean().item() == pytest.approx(0, abs=0.05)
+    assert logs.std().item() == pytest.approx(1, abs=0.05)
+    assert Noise(0, 3, 4, slice(1, 3)).spread().equal(Noise(0, 3, 4).spread()[1:3])

@@ -43,19 +43,27 @@ class DiffusionStage(Stage):
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
         latents = self.latents_of(batch)
         condition, further = self.condition(batch, noise, latents)
-        sigma = (noise.normal() * self.config.p_std + self.config.p_mean).exp()
+        # Spread evenly over the step's clips: few of them tell much of all noise levels.
+        drawn = torch.special.ndtri(noise.spread())
+        sigma = (drawn * self.config.p_std + self.config.p_mean).exp()
         loss = self.denoising_loss(batch, latents, condition, sigma, noise).mean()
         return loss + further
 
     def denoising_loss(
-        self, batch: Batch, latents: Tensor, condition: Condition, sigma: Tensor, noise: Noise
+        self,
+        batch: Batch,
+        latents: Tensor,
+        condition: Condition,
+        sigma: Tensor,
+        noise: Noise,
+        motion_weight: float | None = None,
     ) -> Tensor:
         """Return the loss of each clip at its noise level, (B,)."""
         count = self.model.config.num_conditioning_frames
         target = self.model.to_diffusion(latents, latents[:, :count])
         noisy = target + sigma.reshape(-1, 1, 1, 1, 1) * noise.normal(*target.shape[1:])
         prediction = self.model.denoise(noisy, sigma, condition)
-        strength = self.config.motion_weight
+        strength = self.config.motion_weight if motion_weight is None else motion_weight
         where = motion_weights(target, strength) if strength else None
         return edm_loss(prediction.float(), target, sigma, self.weight_of(batch), where)
 
@@ -98,7 +106,7 @@ class DiffusionStage(Stage):
         figures: Figures = {}
         for level in FIXED_SIGMAS:
             sigma = torch.full((len(batch),), level, device=latents.device)
-            loss = self.denoising_loss(batch, latents, condition, sigma, noise)
+            loss = self.denoising_loss(batch, latents, condition, sigma, noise, motion_weight=0.0)
             figures[f"loss_sigma_{level:g}"] = loss.cpu().numpy()
         if predictions:
             some = first(batch, predictions)
