@@ -46,7 +46,6 @@ from aid_robot.planning.goals import Goal
 from aid_robot.planning.imagine import Imagination
 from aid_robot.planning.plans import Plan
 from aid_robot.planning.scorers import Scorer, make_scorer
-from aid_robot.planning.scorers.learned import SuccessScorer
 from aid_robot.planning.sweep import sweep
 from aid_robot.predictor import Predictor
 
@@ -63,17 +62,19 @@ DEFAULT_SCORERS = {
 
 
 def imagine(
-    predictor: Predictor, scene: Scene, samples: int, repeat: int, options: Mapping[str, Any]
+    predictor: Predictor,
+    scene: Scene,
+    samples: int,
+    clips_per_step: int,
+    options: Mapping[str, Any],
 ) -> list[Foresight]:
-    """Imagine each plan, an instruction repeated where a skill is longer than a clip."""
-    plans = [tuple(step for step in plan for _ in range(repeat)) for plan in scene.facts.plans]
-    imagination = Imagination(predictor, [(scene.observation, scene.facts.number)], samples,
-                              **options)  # fmt: skip
+    """Imagine each plan, an instruction in several clips where a skill is longer than one."""
+    plans = [tuple(plan) for plan in scene.facts.plans]
+    imagination = Imagination(
+        predictor, [(scene.observation, scene.facts.number)], samples, clips_per_step, **options
+    )
     imagination.add((0, plan) for plan in plans)
-    return [
-        replace(thin(imagination.foresight(0, plan)), instruction=" -> ".join(said))
-        for plan, said in zip(plans, scene.facts.plans, strict=True)
-    ]
+    return [thin(imagination.foresight(0, plan)) for plan in plans]
 
 
 def thin(clip: Foresight) -> Foresight:
@@ -99,7 +100,7 @@ def imagined(
     if name == ORACLE:
         yield from (true_futures(scene) for scene in tqdm(scenes, desc=name, unit="scene"))
         return
-    about = f"{name}-{weights_of(name)}-s{args.samples}-r{args.repeat}-n{args.steps or 'default'}"
+    about = f"{name}-{weights_of(name)}-s{args.samples}-r{args.clips_per_step}-n{args.steps or 'default'}"
     folder = args.work / "imagined" / re.sub(r"[^\w.-]+", "_", about)
     folder.mkdir(parents=True, exist_ok=True)
     predictor: Predictor | None = None
@@ -108,7 +109,7 @@ def imagined(
         if not path.exists():
             predictor = predictor or make_predictor(name)
             options = {"steps": args.steps} if args.steps else {}
-            found = imagine(predictor, scene, args.samples, args.repeat, options)
+            found = imagine(predictor, scene, args.samples, args.clips_per_step, options)
             partial = path.with_suffix(".part")
             with partial.open("wb") as file:
                 given = found[0].num_conditioning_frames
@@ -129,7 +130,7 @@ def weights_of(name: str) -> str:
         folder = resolve(name)
     except AIDRobotError:
         return "none"
-    files = sorted(folder.rglob("*.safetensors"))
+    files = sorted(p for kind in ("safetensors", "json") for p in folder.rglob(f"*.{kind}"))
     facts = [(str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return f"{zlib.crc32(json.dumps(facts).encode()):08x}"
 
@@ -194,9 +195,7 @@ _MADE: dict[str, Scorer] = {}
 
 def _scorer(name: str, model: str) -> Scorer:
     if name not in _MADE:
-        scorer = make_scorer(name, model=model)
-        # As it is, since a calibration is fitted here.
-        _MADE[name] = SuccessScorer(scorer.model) if isinstance(scorer, SuccessScorer) else scorer
+        _MADE[name] = make_scorer(name, model=model)
     return _MADE[name]
 
 
@@ -244,24 +243,36 @@ def _draw(
         draw_decision(shown).save(folder / f"failure-{facts.number:04d}.png")
 
 
+def _acting_scorer(args: argparse.Namespace) -> Scorer:
+    """Make the scorer that goals as text are decided by, or another where it isn't there."""
+    try:
+        return _scorer(args.text_scorers[0], args.model)
+    except AIDRobotError as error:
+        print(f"'plausibility' stands in for {args.text_scorers[0]}: {error}")
+        return _scorer("plausibility", args.model)
+
+
 def time_decisions(args: argparse.Namespace) -> dict[str, Any]:
     """Time a decision among 8 plans, and one plan alone, by stages."""
-    predictor = make_predictor(args.model)
+    predictor, scorer = make_predictor(args.model), _acting_scorer(args)
     maker = SceneMaker(args.work / "scenes", args.size, args.preset)
     scenes = [maker.scene(n, 1) for n in range(min(args.scenes, 40))]
     scene = max(scenes, key=lambda s: len(s.facts.plans))
-    try:
-        scorer = _scorer(args.text_scorers[0], args.model)
-    except AIDRobotError as error:
-        print(f"timed with 'plausibility' instead of {args.text_scorers[0]}: {error}")
-        scorer = _scorer("plausibility", args.model)
     goal = Goal(text=scene.facts.text)
     plans = [tuple(plan) for plan in scene.facts.plans][:8]
-    found: dict[str, Any] = {"plans": len(plans), "scorer": scorer.name}
+    options = {"steps": args.steps} if args.steps else {}
+    found: dict[str, Any] = {
+        "plans": len(plans),
+        "samples": args.samples,
+        "clips a step": args.clips_per_step,
+        "scorer": scorer.name,
+    }
 
     def once(count: int) -> dict[str, float]:
         started = time.perf_counter()
-        imagination = Imagination(predictor, [(scene.observation, 0)], 1)
+        imagination = Imagination(
+            predictor, [(scene.observation, 0)], args.samples, args.clips_per_step, **options
+        )
         imagination.add((0, plan) for plan in plans[:count])
         between = time.perf_counter()
         scorer([imagination.foresight(0, plan) for plan in plans[:count]], goal)
@@ -282,14 +293,22 @@ def close_the_loop(args: argparse.Namespace) -> dict[str, Any]:
     """Let a ForesightPlanner act in the environment itself; see that success is as tabled."""
     from aid_robot.envs.foresight import ForesightPlanner
 
-    predictor, scorer = make_predictor(args.model), _scorer(args.text_scorers[0], args.model)
+    predictor, scorer = make_predictor(args.model), _acting_scorer(args)
     maker = SceneMaker(args.work / "scenes", args.size, args.preset)
-    planner = ForesightPlanner(maker.env, predictor, scorer, max_plans=1)
+    options: Any = {"steps": args.steps} if args.steps else {}
+    planner = ForesightPlanner(
+        *(maker.env, predictor, scorer),
+        num_samples=args.samples,
+        clips_per_step=args.clips_per_step,
+        threshold=0,
+        max_plans=1,
+        **options,
+    )
     reached, expected = [], []
     for number in tqdm(range(args.loop), desc="closed loop", unit="scene"):
         facts = maker.scene(number, 1).facts
-        options = {"goal": facts.text, "plans": [plan[0] for plan in facts.plans]}
-        planner.reset(seed=facts.seed, options=options)
+        asked = {"goal": facts.text, "plans": [plan[0] for plan in facts.plans]}
+        planner.reset(seed=facts.seed, options=asked)
         before, done = maker.env.scene_state(), False
         while not done:
             *_, terminated, truncated, info = planner.step(0)
@@ -315,8 +334,8 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--samples", type=int, default=2, help="futures of each plan")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
-    parser.add_argument("--repeat", type=int, default=1, help="clips an instruction, one after the "
-                        "other, where skills take longer than a clip")  # fmt: skip
+    parser.add_argument("--clips-per-step", type=int, default=1, help="clips of an instruction, one "
+                        "after the other, where skills take longer than one")  # fmt: skip
     parser.add_argument("--size", type=int, default=128, help="of the simulated frames")
     parser.add_argument("--preset", default="default", help="easy, default or hard")
     parser.add_argument("--fit", type=float, default=0.2, help="share of scenes to calibrate on")
@@ -336,6 +355,7 @@ def main() -> None:
     print(hardware)
     record = {"hardware": hardware, "arguments": {k: str(v) for k, v in vars(args).items()}}
     record |= run(args)
+    _write(record, args.output)
     if args.timings:
         record["timings"] = time_decisions(args)
         print(json.dumps(record["timings"], indent=1))
@@ -344,9 +364,13 @@ def main() -> None:
         print(record["loop"])
     for goals, found in record["goals"].items():
         print(f"{goals}: {json.dumps(found['baselines'])}")
-    if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(record, indent=1) + "\n")
+    _write(record, args.output)
+
+
+def _write(record: Mapping[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ without a GPU, TensorRT-RTX builds them ahead of time and nothing runs them yet.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +188,19 @@ def choose_options(args: argparse.Namespace) -> BuildOptions:
     )
 
 
+def check_names(manifest: Manifest, roles: Sequence[str], options: BuildOptions) -> None:
+    """Refuse sizes of a dimension that no graph leaves open."""
+    inputs = [spec for role in roles for spec in manifest.graph(role).inputs]
+    left_open = {size for spec in inputs for size in spec.shape if isinstance(size, str)}
+    unknown = set(options.ranges) - left_open - {"rows"}
+    if unknown:
+        raise ConfigError(
+            f"--build-dynamic-shape {', '.join(sorted(unknown))}: the graphs leave "
+            f"{', '.join(sorted(left_open)) or 'nothing'} open; frames and size are those that "
+            "they were exported with"
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Export where that is needed, build and gate; returns 1 where the gate fails."""
     gate = gate_from(args)
@@ -206,6 +220,7 @@ def run(args: argparse.Namespace) -> int:
             roles=args.graphs,
             progress=True,
         )
+    check_names(Manifest.load(args.onnx_dir), args.graphs, options)
     build_engines(
         args.onnx_dir,
         engine_dir,

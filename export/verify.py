@@ -139,12 +139,15 @@ def verify(
         engines: Folder with an `export.json`.
         model: The exported model, in float32.
         observations: Real ones; none takes the picture that comes with the package.
-        runtime: Who runs the denoiser, one of `aid_robot.runtime.RUNTIMES`.
+        runtime: Who runs the denoiser, one of `aid_robot.runtime.RUNTIMES`; "auto" takes engines
+            where there are some and a GPU, else the graphs.
         batches: Rows of the calls that are checked for NaN and agreement.
         steps: Denoising steps of the rollout; None takes the model's own.
         on_check: Told of every check as it is done.
     """
     manifest = Manifest.load(engines)
+    if runtime == "auto":
+        runtime = "trt" if manifest.engines and torch.cuda.is_available() else "ort"
     report = []
     for check in _checks(engines, manifest, model, observations, runtime, batches, steps):
         report.append(check)
@@ -380,13 +383,9 @@ def run(args: argparse.Namespace) -> int:
 
     gate = gate_from(args)
     assert gate is not None
-    manifest = Manifest.load(args.engines)
-    runtime = args.runtime
-    if runtime == "auto":
-        runtime = "trt" if manifest.engines else "ort"
     model = load_model(args.model, dtype=torch.float32)
     model = model.to(choose_device(args.device), torch.float32)
-    return gate.run(args.engines, model, runtime=runtime)
+    return gate.run(args.engines, model, runtime=args.runtime)
 
 
 if __name__ == "__main__":

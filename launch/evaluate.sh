@@ -3,6 +3,7 @@
 #
 #   launch/evaluate.sh runs/evaluation bridge/ demos/          # the bundled model, CPU
 #   MODEL=runs/bundled/aid/model TABLETOP=runs/bundled/tabletop.zarr launch/evaluate.sh runs/eval bridge/
+#   PRIOR=runs/bundled/prior/model launch/evaluate.sh ...      # beside it, without text
 #   DEVICES=8 METRICS=psnr,ssim,lpips,motion,fvd,kvd launch/evaluate.sh runs/eval bridge/
 #
 # Run it again to go on after a stop. Without TABLETOP, episodes that no model has seen are made.
@@ -21,7 +22,8 @@ if [ -z "${TABLETOP:-}" ]; then
   split_tabletop=all
 fi
 common=(--predictor "model=$model" --predictor copy-last-frame --predictor flow
-  --predictor "prior=prior:$model" --metrics "$metrics" --devices "${DEVICES:-1}" --size "${SIZE:-64}")
+  --metrics "$metrics" --devices "${DEVICES:-1}" --size "${SIZE:-64}")
+[ -z "${PRIOR:-}" ] || common+=(--predictor "prior=prior:$PRIOR")
 aid-robot eval run "$tabletop" --protocol tabletop "${common[@]}" --scales "${SCALES:-0,1,3}" \
   --split "${split_tabletop:-held-out}" -o "$run/tabletop"
 pages=("$run/tabletop")

@@ -35,6 +35,10 @@ def main() -> None:
     held_out = args.model / "aid" / "split.json"
     if held_out.exists():
         shutil.copy(held_out, fresh / "aid")
+    for success in (args.model / "success", target / "success"):
+        if success.is_dir():
+            shutil.copytree(success, fresh / "success")
+            break
     write_checksums(fresh)
     card = target / "README.md"
     if card.exists():

@@ -17,6 +17,6 @@ mkdir -p "$run"
   --size 64 --frames 16..40 --alternatives 4 --failures 0.05 --seed 0
 aid-robot train "${RECIPE:-bundled}" -o "$run" --set "data.store=$store" "$@"
 aid-robot eval run "$store" --protocol own --predictor "model=$run/aid/model" \
-  --predictor copy-last-frame --predictor "prior=prior:$run/aid/model" --clips "${CLIPS:-200}" \
+  --predictor copy-last-frame --predictor "prior=prior:$run/prior/model" --clips "${CLIPS:-200}" \
   -o "$run/evaluation"
 [ "${INSTALL:-1}" = 0 ] || python "$here/install_bundled.py" "$run/aid/model"

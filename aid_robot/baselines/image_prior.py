@@ -86,6 +86,11 @@ def load_prior(
     whole = (folder / "unet").is_dir()
     if not whole and config.base_model is None:
         raise CheckpointError(f"{folder} has no unet/ and names no base_model: it has no prior")
+    if config.tuned_base:
+        raise CheckpointError(
+            f"the UNet of {folder} was trained along with AID (trains='full'), so that it predicts "
+            "nothing by itself: take the prior that it was trained from, such as RUN/prior/model"
+        )
     off = AdapterConfig(spatial=False, short_term=False, long_term=False)
     plain = config.replace(adapters=off, conditioning_fill="repeat", image_tokens="pooled")
     base = folder if whole else str(config.base_model)

@@ -4,8 +4,8 @@
     aid/config.json   aid/model.safetensors
 
 `unet/` is the frozen base exactly as diffusers writes it: its own `StableVideoDiffusionPipeline`
-loads the folder and runs the prior (with SVD's own factor of 8 and `latent_reference` "none", since
-it knows nothing of differences to a reference). `aid/` holds what AID trains (adapters,
+loads the folder and runs the prior (with SVD's own factor of 8, patches of 1 and `latent_reference`
+"none", since it knows nothing of others). `aid/` holds what AID trains (adapters,
 cross-attention, DQFormer, mask token). A full-size model saves `aid/` alone and names its base.
 """
 

@@ -171,6 +171,9 @@ class AIDConfig:
     # Side of the squares of latent pixels that the UNet takes as one pixel, their channels stacked,
     # as the patches of diffusion transformers; 1 is SVD's. Not part of the paper.
     latent_patch_size: int = 1
+    # Whether the UNet's own weights were trained along with AID, so that it is no image-to-video
+    # prior without it. The paper's stay frozen.
+    tuned_base: bool = False
 
     # Frames that are given: held at their own latents in every denoising step and left out of the
     # loss, or predicted like the others and overwritten at the end. [our reading]

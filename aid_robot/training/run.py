@@ -22,7 +22,7 @@ from aid_robot.hub import resolve
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.states import make_state_predictor
 from aid_robot.training.cache import Cache, digest
-from aid_robot.training.config import ModelConfig, Recipe, StageName
+from aid_robot.training.config import ModelConfig, Recipe, StageConfig, StageName
 from aid_robot.training.data import (
     TrainingData,
     check_sizes,
@@ -274,6 +274,7 @@ class Run:
             start,
             keeps_base=name == "aid" and config.trains == "aid",
             keeps_towers=not config.train_towers,
+            tuned_base=_tunes(name, config, model),
         )
         self.data.write_split(fresh)
         if extras:
@@ -297,6 +298,13 @@ class Run:
 
     def _say(self, text: str) -> None:
         self.accelerator.print(text, flush=True)
+
+
+def _tunes(name: StageName, config: StageConfig, model: AIDModel) -> bool:
+    """Say whether the UNet's own weights have been trained along with AID after a stage."""
+    if name == "prior":
+        return False
+    return model.config.tuned_base or (name == "aid" and config.trains == "full")
 
 
 def figures_of(folder: Path) -> dict[str, list[float]]:

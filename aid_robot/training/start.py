@@ -38,7 +38,7 @@ from aid_robot.training.config import ModelConfig, Recipe
 from aid_robot.training.tables import build, merge
 
 # Fields of AIDConfig that don't change what weights an AID part has, or mean.
-_LOOSE = {"sampling", "fps", "motion_bucket_id", "noise_aug_strength", "given_frames"}
+_LOOSE = {"sampling", "fps", "motion_bucket_id", "noise_aug_strength", "given_frames", "tuned_base"}
 
 
 def first_config(wanted: ModelConfig) -> AIDConfig:
@@ -160,6 +160,7 @@ def save_trained(
     *,
     keeps_base: bool,
     keeps_towers: bool = True,
+    tuned_base: bool = False,
 ) -> None:
     """Save a trained model: whole where it was, else the AID part that names its base.
 
@@ -169,7 +170,9 @@ def save_trained(
         start: Folder of the model before the stage.
         keeps_base: Whether the stage left the prior's UNet as it was, but for what AID replaces.
         keeps_towers: Whether it left the towers as they were.
+        tuned_base: Whether the prior's UNet was trained along with AID, by it or before it.
     """
+    set_config(model, model.config.replace(tuned_base=tuned_base))
     named = model.config.base_model
     if named is not None and keeps_base and keeps_towers:
         save_aid(model, folder)

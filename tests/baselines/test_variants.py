@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from aid_robot.baselines import (
 )
 from aid_robot.baselines.image_prior import load_prior
 from aid_robot.baselines.variants import PARTS
-from aid_robot.errors import ConfigError, WeightsNotFoundError
+from aid_robot.errors import CheckpointError, ConfigError, WeightsNotFoundError
 from aid_robot.model.adapters import LongTermTemporalAdapter
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.checkpoint import save_model
@@ -135,6 +136,13 @@ def test_the_prior_is_diffusers_own_unet(tmp_path: Path, trained: AIDModel) -> N
             output = reference(sample, torch.tensor(at.noise), share * image, ids).sample
             expected = at.skip * noise + at.out * output
             torch.testing.assert_close(ours[row : row + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_base_that_was_trained_along_is_no_prior(tmp_path: Path, trained: AIDModel) -> None:
+    config = trained.config.replace(tuned_base=True)
+    save_model(dataclasses.replace(trained, config=config), tmp_path)
+    with pytest.raises(CheckpointError, match="take the prior that it was trained from"):
+        load_prior(tmp_path)
 
 
 def test_the_prior_reads_no_text(tmp_path: Path, trained: AIDModel) -> None:

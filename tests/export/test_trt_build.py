@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from aid_robot.errors import ConfigError, EngineError, ExportError
-from aid_robot.export.to_trt import add_arguments, build_engines, choose_options
+from aid_robot.export.to_trt import (
+    add_arguments,
+    build_engines,
+    check_names,
+    choose_options,
+)
 from aid_robot.export.trt_builder import BuildOptions
 from aid_robot.model.checkpoint import load_model
 from aid_robot.model.unet import LayerContext
@@ -163,6 +168,14 @@ def test_a_command_line_that_makes_no_sense_is_refused(line: str) -> None:
     add_arguments(parser)
     with pytest.raises(ConfigError):
         choose_options(parser.parse_args(line.split()))
+
+
+def test_sizes_of_what_no_graph_leaves_open_are_refused(tmp_path: Path) -> None:
+    manifest = write_graph(tmp_path)
+    check_names(manifest, ["denoiser"], ROWS)
+    sizes = BuildOptions(ranges={**ROWS.ranges, "height": (16, 32, 64)})
+    with pytest.raises(ConfigError, match="height: the graphs leave rows open"):
+        check_names(manifest, ["denoiser"], sizes)
 
 
 @pytest.mark.parametrize("adapters", ["inputs", "folded"])
