@@ -100,7 +100,8 @@ def imagined(
     if name == ORACLE:
         yield from (true_futures(scene) for scene in tqdm(scenes, desc=name, unit="scene"))
         return
-    about = f"{name}-{weights_of(name)}-s{args.samples}-r{args.clips_per_step}-n{args.steps or 'default'}"
+    sampled = f"s{args.samples}-r{args.clips_per_step}-n{args.steps or 'default'}"
+    about = f"{name}-{weights_of(name)}-{sampled}"
     folder = args.work / "imagined" / re.sub(r"[^\w.-]+", "_", about)
     folder.mkdir(parents=True, exist_ok=True)
     predictor: Predictor | None = None
@@ -334,8 +335,8 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--samples", type=int, default=2, help="futures of each plan")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
-    parser.add_argument("--clips-per-step", type=int, default=1, help="clips of an instruction, one "
-                        "after the other, where skills take longer than one")  # fmt: skip
+    parser.add_argument("--clips-per-step", type=int, default=1, help="clips of an instruction, "
+                        "one after the other, where skills take longer than one")  # fmt: skip
     parser.add_argument("--size", type=int, default=128, help="of the simulated frames")
     parser.add_argument("--preset", default="default", help="easy, default or hard")
     parser.add_argument("--fit", type=float, default=0.2, help="share of scenes to calibrate on")

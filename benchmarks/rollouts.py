@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from aid_robot.data import VideoFrames
 from aid_robot.observation import resize_frames
-from aid_robot.planning.calibration import auroc, auroc_interval
+from aid_robot.planning.calibration import auroc, auroc_interval, ranks
 from aid_robot.planning.success.model import SuccessModel
 
 # How the tasks of the public rollouts are said; others are asked for by their names.
@@ -132,7 +132,7 @@ def main() -> None:
         return np.array([[getattr(r, name)] for r in rollouts], np.float64)
 
     def squashed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.argsort(np.argsort(values)) / len(values)
+        return ranks(values) / len(values)
 
     zero_shot = []
     for rollout in rollouts:

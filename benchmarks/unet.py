@@ -27,7 +27,7 @@ from aid_robot.model.config import preset
 from aid_robot.model.unet import AIDUNet
 
 SIZES = {
-    # 21 M parameters at 16x16 latents: 64/128/256 channels.
+    # 29 M parameters at 16x16 latents: 64/128/256 channels.
     "small": (
         ModelSizes(
             unet_channels=(64, 128, 256),

@@ -3,7 +3,7 @@
     aid-robot export quantize --onnx-dir onnx --calibration onnx/calibration.npz --mode fp8 \\
         --output-dir onnx-fp8
 
-ModelOpt pins older packages of ONNX, and so has an environment of its own: pip install aid-robot
+ModelOpt pins older packages of ONNX, and so has an environment of its own: pip install -e .
 'nvidia-modelopt[onnx]'. What it writes is a graph with its scales inside (QuantizeLinear and
 DequantizeLinear), which `aid-robot export trt` builds and `aid-robot export verify` judges.
 """
@@ -303,7 +303,7 @@ def _require_modelopt() -> ModuleType:
         raise MissingDependencyError(
             f"NVIDIA ModelOpt can't be imported ({error}) and quantising needs it: make an "
             "environment of its own, for it pins older packages of ONNX, and there "
-            "pip install aid-robot 'nvidia-modelopt[onnx]'"
+            "pip install -e . 'nvidia-modelopt[onnx]'"
         ) from error
 
 

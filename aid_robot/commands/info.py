@@ -34,7 +34,7 @@ _OPTIONAL = {
     "mujoco": ("mujoco",),
     "zarr": ("zarr",),
 }
-_SHOWN_VARIABLES = ("AID_ROBOT_CACHE", "HF_HOME", "HF_HUB_OFFLINE")
+_SHOWN_VARIABLES = ("AID_ROBOT_CACHE", "AID_ROBOT_WEIGHTS", "HF_HOME", "HF_HUB_OFFLINE")
 # Only whether they are set is anyone's business.
 _SECRET_VARIABLES = ("AID_ROBOT_ENDPOINT_KEY",)
 

@@ -140,7 +140,7 @@ def auroc(scores: ArrayLike, succeeded: ArrayLike) -> float:
     negatives = len(outcomes) - positives
     if not positives or not negatives:
         return math.nan
-    ranks = _ranks(found)[outcomes].sum() - positives * (positives - 1) / 2
+    ranks = ranks(found)[outcomes].sum() - positives * (positives - 1) / 2
     return float(ranks / (positives * negatives))
 
 
@@ -172,7 +172,7 @@ def auroc_interval(
 
 def rank_correlation(scores: ArrayLike, values: ArrayLike) -> float:
     """Return Spearman's correlation of two rows (n,); NaN where one of them is constant."""
-    first, second = (_ranks(np.asarray(x, np.float64)) for x in (scores, values))
+    first, second = (ranks(np.asarray(x, np.float64)) for x in (scores, values))
     if not np.ptp(first) or not np.ptp(second):
         return math.nan
     return float(np.corrcoef(first, second)[0, 1])
@@ -293,7 +293,7 @@ def _logit(scores: FloatArray) -> FloatArray:
     return np.asarray(np.log(clipped / (1 - clipped)))
 
 
-def _ranks(values: FloatArray) -> FloatArray:
+def ranks(values: FloatArray) -> FloatArray:
     """Return the ranks (n,) from 0, equal values sharing their mean."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
