@@ -80,7 +80,6 @@ def test_the_towers_go_on_from_a_run_with_the_heads_that_it_trained(
     changes = [
         f"data.store={debug_run.store}",
         f"model.start={debug_run.folder / 'clip' / 'model'}",
-        "model.fresh_aid=false",
         "stages=['clip']",
         "clip.steps=1",
         "clip.batch_size=2",
