@@ -5,7 +5,8 @@
 ROLLOUTS is a folder of videos with an index.csv that has the columns file, task and outcome. Every
 score of a task comes from a fit on the other tasks alone (leave one task out). The success
 classifier, trained on simulated episodes, is asked as it is ("zero shot"), and its features of the
-first and last frame are fitted; beside it stand the length of a rollout, and how much moves in it.
+first and last frame are fitted (their few principal directions are of all rollouts, without their
+outcomes); beside it stand the length of a rollout, and how much moves in it.
 With two dozen rollouts, of which few failed, the intervals are wide: they are drawn over tasks and
 over rollouts both, and say what can't be said.
 """

@@ -140,8 +140,8 @@ def auroc(scores: ArrayLike, succeeded: ArrayLike) -> float:
     negatives = len(outcomes) - positives
     if not positives or not negatives:
         return math.nan
-    ranks = ranks(found)[outcomes].sum() - positives * (positives - 1) / 2
-    return float(ranks / (positives * negatives))
+    above = ranks(found)[outcomes].sum() - positives * (positives - 1) / 2
+    return float(above / (positives * negatives))
 
 
 def auroc_interval(
