@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ class Pair:
 class Sample(Clip):
     """A clip with what was computed of it before."""
 
+    # Episodes of one group begin alike.
+    group: str = ""
     # Latents of the given frames with SVD's noise on them, (K, C, h, w).
     given: FloatArray | None = None
     # The first frame's tokens by the image tower, (P, D).
@@ -58,6 +61,7 @@ class Batch:
     """B samples as tensors."""
 
     clips: ClipBatch
+    groups: tuple[str, ...] = ()
     given: Tensor | None = None  # (B, K, C, h, w)
     image: Tensor | None = None  # (B, P, D)
     text: Tensor | None = None  # (B, 1 + S, T, D)
@@ -96,6 +100,7 @@ def collate_samples(samples: Sequence[Sample]) -> Batch:
     pairs = [sample.pair for sample in samples if sample.pair is not None]
     return Batch(
         clips=collate(samples),
+        groups=tuple(sample.group for sample in samples),
         given=stacked("given"),
         image=stacked("image"),
         text=stacked("text"),
@@ -117,10 +122,17 @@ def first(batch: Batch, count: int) -> Batch:
 
 
 def other_instructions(some: Batch, batch: Batch) -> Batch:
-    """Give each clip the instruction of another that has a different one."""
+    """Give each clip the instruction of another that has a different one.
+
+    One that begins alike is taken where there is such: its instruction can be carried out, too.
+    """
+    told = list(zip(batch.clips.instructions, batch.groups, strict=True))
     known = list(dict.fromkeys(batch.clips.instructions))
-    others = tuple(known[(known.index(text) + 1) % len(known)] for text in some.clips.instructions)
-    return replace(some, clips=replace(some.clips, instructions=others), text=None)
+    others = []
+    for text, group in zip(some.clips.instructions, some.groups, strict=True):
+        alike = [other for other, name in told if name == group and other != text]
+        others.append(alike[0] if alike else known[(known.index(text) + 1) % len(known)])
+    return replace(some, clips=replace(some.clips, instructions=tuple(others)), text=None)
 
 
 class SampleDataset(ClipDataset):
@@ -184,9 +196,24 @@ class SampleDataset(ClipDataset):
         return self.opening(episode, first.camera), rng
 
     def choose(self, count: int) -> list[Sample]:
-        """Choose windows spaced evenly over all videos, the same ones every time."""
+        """Choose windows spaced evenly over all videos, the same ones every time.
+
+        Where videos have alternatives, every second is one of the first: in pairs that begin alike
+        it shows whether the instruction matters.
+        """
         fixed = self.fixed(per_video=1)
-        places = np.linspace(0, len(fixed) - 1, min(count, len(fixed))).round().astype(int)
+        groups = [self._group_of.get(window.episode) for window in fixed.windows]
+        partners = {
+            place: place + 1
+            for place, (group, following) in enumerate(pairwise(groups))
+            if group is not None and group == following
+        }
+        wanted = min(count, len(fixed))
+        firsts = np.linspace(0, len(fixed) - 1, -(-wanted // (2 if partners else 1)))
+        spread = [int(place) for place in firsts.round()]
+        places = list(dict.fromkeys(
+            other for place in spread for other in (place, partners.get(place, place))
+        ))[:wanted]  # fmt: skip
         chosen = []
         for place in places:
             clip, pair = fixed[int(place)], None
@@ -204,6 +231,7 @@ class SampleDataset(ClipDataset):
         image = view.images.get(clip.camera)
         return Sample(
             **vars(clip),
+            group=str(view.episode.info.get(ALTERNATIVES, view.episode.id)),
             given=None if given is None else given[span][:: config.stride],
             image=None if image is None else image[clip.start : clip.start + 1][0],
             text=view.text_of(clip.instruction) if view.texts else None,

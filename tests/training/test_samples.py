@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aid_robot.data.clips import ClipConfig, ClipLoader
-from aid_robot.training.samples import SampleDataset, collate_samples
+from aid_robot.training.samples import SampleDataset, collate_samples, other_instructions
 from aid_robot.training.views import View
 from tests.training.episodes import square_episode
 
@@ -67,3 +67,25 @@ def test_the_same_number_is_the_same_clip() -> None:
     for number in (0, 5, 14, 1000):
         assert first[number].episode == second[number].episode
         assert np.array_equal(first[number].frames, second[number].frames)
+
+
+def test_held_out_clips_come_in_pairs_that_begin_alike() -> None:
+    chosen = clips().choose(6)
+    names = [sample.episode.split("-")[0] for sample in chosen]
+    assert names == ["0", "0", "3", "3", "alone"]
+    chosen = chosen[:4]
+    batch = collate_samples(chosen)
+    other = other_instructions(batch, batch)
+    for number, text in enumerate(other.clips.instructions):
+        partner = number ^ 1
+        if batch.clips.instructions[partner] != batch.clips.instructions[number]:
+            assert text == batch.clips.instructions[partner]
+        else:
+            assert text != batch.clips.instructions[number]
+
+
+def test_held_out_clips_without_alternatives_are_spread_evenly() -> None:
+    episodes = [square_episode(number) for number in range(9)]
+    views = [View(episode, i, 0, dict(episode.videos)) for i, episode in enumerate(episodes)]
+    chosen = SampleDataset(views, CUT).choose(3)
+    assert [sample.episode for sample in chosen] == ["square-0", "square-4", "square-8"]

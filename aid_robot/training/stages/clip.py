@@ -87,16 +87,22 @@ class CLIPStage(Stage):
 
     def _contrast(self, batch: Batch) -> Tensor:
         images, texts, negatives = self._embeddings(batch)
-        captions = list(batch.captions)
-        # Any false text does where none is known: it is then the next picture's own.
+        captions, groups = list(batch.captions), list(batch.groups)
+        # Where no false text is known, one that could not be farther off takes no part.
         absent = torch.tensor([not text for text in batch.false_captions], device=images.device)
         negatives = torch.where(absent[:, None], -images.detach(), negatives)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             images, texts, negatives = (_gathered(part) for part in (images, texts, negatives))
-            parts: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(parts, captions)
-            captions = [text for part in parts for text in part]
-        same = torch.tensor([[a == b for b in captions] for a in captions], device=images.device)
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, (captions, groups))
+            captions = [text for part in parts for text in part[0]]
+            groups = [name for part in parts for name in part[1]]
+        # What is said of the same scene may well be true of this picture, too.
+        told = list(zip(captions, groups, strict=True))
+        same = torch.tensor(
+            [[a == b or group == other for b, other in told] for a, group in told],
+            device=images.device,
+        )
         scale = self.contrast.log_scale.clamp(max=math.log(100.0)).exp()
         return contrastive_loss(images, texts, negatives, same, scale)
 
