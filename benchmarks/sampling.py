@@ -5,8 +5,8 @@
 
 Every setting predicts the same clips from the same noise. Printed are PSNR of the predicted frames
 and LPIPS (where its weights are at hand), how much PSNR falls under an instruction that means
-something else, in how many cases a prediction is nearer to the true future of its own instruction
-than to those of the scene's others, and the seconds of a prediction, all with 95 % intervals over
+something else, in how many cases the prediction under the true instruction is nearer to what
+happened than those under the scene's other instructions, and the seconds of a prediction, all with 95 % intervals over
 scenes. The settings with the best PSNR for their time are marked: a model's `aid/config.json`
 should hold one of them.
 """
@@ -69,7 +69,7 @@ class Row:
     lpips: Interval | None
     # PSNR under the true instruction less that under another.
     instruction: Interval
-    # Share of clips that are nearest to the future of their own instruction.
+    # Share of clips whose own prediction, of all of their start, is nearest to what happened.
     own: Interval
     seconds: float
 
@@ -187,15 +187,16 @@ def predict(
 def nearest_to_own(
     clips: Sequence[ClipAt], shown: Sequence[Frames], truths: Sequence[Frames], given: int
 ) -> NDArray[np.float64]:
-    """Say for each clip (n,) whether, of all true futures of its start, its own is the nearest.
+    """Say for each clip (n,) whether its own prediction is the nearest to what happened.
 
-    NaN where there is no other future of the start.
+    The others are those under the instructions of the other futures of its start; NaN where there
+    is none.
     """
     found = np.full(len(clips), np.nan)
     for number, clip in enumerate(clips):
         group = [i for i, other in enumerate(clips) if other.group == clip.group]
         if len(group) > 1:
-            values = [psnr(shown[number][given:], truths[i][given:]) for i in group]
+            values = [psnr(shown[i][given:], truths[number][given:]) for i in group]
             found[number] = group[int(np.argmax(values))] == number
     return found
 
