@@ -6,9 +6,9 @@
 Every setting predicts the same clips from the same noise. Printed are PSNR of the predicted frames
 and LPIPS (where its weights are at hand), how much PSNR falls under an instruction that means
 something else, in how many cases the prediction under the true instruction is nearer to what
-happened than those under the scene's other instructions, and the seconds of a prediction, all with 95 % intervals over
-scenes. The settings with the best PSNR for their time are marked: a model's `aid/config.json`
-should hold one of them.
+happened than those under the scene's other instructions, and the seconds of a prediction, all with
+95 % intervals over scenes. The settings with the best PSNR for their time are marked: a model's
+`aid/config.json` should hold one of them.
 """
 
 from __future__ import annotations
