@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aid_robot.data.episode import Episode
+from aid_robot.data.episode import Episode, Outcome
 from aid_robot.data.frames import ArrayFrames
 from aid_robot.data.store import EpisodeStore
 from aid_robot.envs.pilot import SURPRISE, TIME, Pilot
@@ -98,7 +98,9 @@ class DecisionRecorder:
         if pilot.trigger in (TIME, SURPRISE) and not success:
             success = None  # not yet
         is_task = str(pilot.plan).casefold() == (pilot.told or "").strip().casefold()
-        outcome = {None: None, True: "success", False: "failure"}[success] if is_task else None
+        outcome: Outcome | None = None
+        if is_task and success is not None:
+            outcome = "success" if success else "failure"
         info = {
             "decision": {
                 **decision.to_json(),
