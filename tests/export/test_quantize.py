@@ -231,7 +231,7 @@ def test_without_modelopt_the_remedy_is_named(
     with pytest.raises(MissingDependencyError, match="environment of its own"):
         quantize(tmp_path / "onnx", rows, "int8", tmp_path / "target")
     assert main(["export", "quantize", "--onnx-dir", str(tmp_path / "onnx"), "--mode", "fp8"]) == 2
-    assert "pip install aid-robot 'nvidia-modelopt[onnx]'" in capsys.readouterr().err
+    assert "pip install -e . 'nvidia-modelopt[onnx]'" in capsys.readouterr().err
 
 
 def test_a_manifest_knows_what_is_quantised(tmp_path: Path) -> None:

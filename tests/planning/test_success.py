@@ -105,8 +105,13 @@ def test_a_calibration_beside_it_is_used(trained: SuccessModel, tmp_path: Path) 
     with pytest.raises(CheckpointError, match="calibration"):
         SuccessScorer.load(tmp_path)
     Calibration("platt", (1e-3,), (0.0,)).save(tmp_path / "success" / "calibration.json")
-    scores = SuccessScorer.load(tmp_path)([moving(5, START)], Goal(text="push the square left"))
-    assert scores == pytest.approx(0.5, abs=0.01)
+    scorer, goal = SuccessScorer.load(tmp_path), Goal(text="push the square left")
+    plain = SuccessScorer(trained)([moving(5, START)], goal)
+    assert scorer([moving(5, START)], goal) == pytest.approx(plain), (
+        "plans are calibrated, not samples"
+    )
+    assert scorer.calibration is not None
+    assert scorer.calibration(plain) == pytest.approx(0.5, abs=0.01)
 
 
 def test_progress_likes_what_stays(trained: SuccessModel) -> None:
