@@ -146,14 +146,20 @@ def verify(
         on_check: Told of every check as it is done.
     """
     manifest = Manifest.load(engines)
-    if runtime == "auto":
-        runtime = "trt" if manifest.engines and torch.cuda.is_available() else "ort"
+    runtime = settle(runtime, manifest)
     report = []
     for check in _checks(engines, manifest, model, observations, runtime, batches, steps):
         report.append(check)
         if on_check is not None:
             on_check(check)
     return Report(str(engines), runtime, manifest.arithmetic, manifest.versions, tuple(report))
+
+
+def settle(runtime: str, manifest: Manifest) -> str:
+    """Say who "auto" is: engines where there are some and a GPU, else the graphs."""
+    if runtime != "auto":
+        return runtime
+    return "trt" if manifest.engines and torch.cuda.is_available() else "ort"
 
 
 def _checks(
@@ -312,7 +318,7 @@ class Gate:
     def run(self, engines: Path, model: AIDModel, *, runtime: str) -> int:
         """Verify, print the table and write the JSON; returns 1 where a check fails."""
         manifest = Manifest.load(engines)
-        numbers = manifest.arithmetic
+        numbers, runtime = manifest.arithmetic, settle(runtime, manifest)
         if runtime.startswith("ort") and numbers in ("bf16", "fp8") and model.device.type == "cpu":
             # Of fp8 it has the types, and moves a Transpose among them that it has no kernel for.
             print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from aid_robot.export.verify import (
     read_observation,
     verify,
 )
+from tests.export.small_graph import write_graph
 from tests.exported import Exports, load
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)
@@ -78,6 +80,18 @@ def test_a_graph_that_is_off_fails_the_command(
     assert status == 1
     assert "FAILED" in capsys.readouterr().out
     assert json.loads((tmp_path / "report.json").read_text())["passed"] is False
+
+
+@pytest.mark.parametrize("runtime", ["auto", "ort"])
+def test_what_a_cpu_cannot_run_is_said_and_not_failed(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], runtime: str
+) -> None:
+    manifest = write_graph(tmp_path)
+    graph = replace(manifest.graph("denoiser"), precision="bf16")
+    replace(manifest, graphs={"denoiser": graph}).save(tmp_path)
+    command = ["export", "verify", str(tmp_path), "--model", str(tiny_model_dir)]
+    assert main([*command, "--device", "cpu", "--runtime", runtime]) == 0
+    assert "not verified: a CPU's ONNX Runtime can't run bf16" in capsys.readouterr().out
 
 
 def test_a_rollout_is_compared_by_lpips_where_there_is_one() -> None:
