@@ -11,6 +11,7 @@ from typing import Protocol, TextIO
 from aid_robot import __version__
 from aid_robot.commands import (
     bench,
+    calibrate,
     episodes,
     evaluate,
     export,
@@ -47,6 +48,7 @@ COMMANDS: Mapping[str, Command] = {
     "simulate": simulate,
     "train": train,
     "train-success": train_success,
+    "calibrate": calibrate,
     "eval": evaluate,
     "export": export,
     "bench": bench,

@@ -77,7 +77,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--samples", type=int, default=1, help="futures a prediction draws")
-    parser.add_argument("--seed", type=int, help="of every prediction (default: new ones)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="of every prediction (default: new ones; with --env and --plan, --scene)",
+    )
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     group = parser.add_argument_group("planning")
     group.add_argument("--plan", nargs="*", metavar="PLAN", help="rank these instead")
@@ -162,6 +166,8 @@ def observe(step: int, prediction: Prediction) -> None:
 
 def plan_and_move(args: argparse.Namespace) -> int:
     """Let the planner act on the simulated table; the world waits while it thinks."""
+    if args.seed is not None:
+        raise ConfigError(f"--seed {args.seed}: with --env and --plan all follows from --scene")
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
     goal = read_goal(args)
     name = args.scorer or default_scorer(goal or Goal())
@@ -176,6 +182,7 @@ def plan_and_move(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         replan_every=args.every,
         budget=args.budget,
+        camera=args.camera,
         **({} if args.steps is None else {"steps": args.steps}),
     )
     options = {} if args.instruction is None else {"instruction": args.instruction}

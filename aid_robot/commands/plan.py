@@ -69,7 +69,7 @@ def _add_choice_arguments(parser: argparse.ArgumentParser) -> None:
         "--scorer",
         metavar="NAMES",
         help="one scorer or several with weights, such as success+0.3*agreement (default: "
-        "success, with a goal image image:latent); a wrong name lists them",
+        "success, with a goal image alone image:latent); a wrong name lists them",
     )
     group.add_argument("--samples", type=int, default=2, help="futures of each plan (default: 2)")
     group.add_argument(

@@ -245,6 +245,7 @@ class _Search:
             seed=seed,
             scorer=name_of(scorer),
             threshold=threshold,
+            penalty=choosing.penalty,
             timings=timings,
         )
 

@@ -33,6 +33,8 @@ class Decision:
     scorer: str = ""
     # Score below which no plan is chosen.
     threshold: float | None = None
+    # Weight of the samples' spread in `scores`.
+    penalty: float = 0.0
     # Seconds: the predictor's stages, "imagine", "score" and "total".
     timings: Mapping[str, float] = field(default_factory=dict)
 
@@ -102,6 +104,7 @@ class Decision:
             "reason": self.reason,
             "scorer": self.scorer,
             "threshold": self.threshold,
+            "penalty": self.penalty,
             "seed": self.seed,
             "model_id": foresight.model_id,
             "settings": {k: v for k, v in foresight.settings.items() if k != "plan"},

@@ -26,6 +26,7 @@ from aid_robot.errors import (
 )
 from aid_robot.planning.choose import Beam
 from aid_robot.planning.goals import Goal
+from aid_robot.planning.outcomes import read_carried_out
 from tests.planning.dots import WAYS, DotEnv, DotPredictor, SideScorer, draw, policy
 
 SIDES = ["go left", "go right", "go up", "go down"]
@@ -228,6 +229,8 @@ def test_decisions_are_recorded(tmp_path: Path) -> None:
     assert np.diff(first.state[:, 0]).tolist() == [2] * 5
     decision = first.info["decision"]
     assert decision["plans"][decision["carried_out"]]["steps"] == ["go right"]
+    plans = read_carried_out((episode.id, episode.info) for episode in (first, last))
+    assert [plan.success for plan in plans] == [False, True]
     seen, imagined = first.videos["image_0"][:], first.videos["imagined"][:]
     assert np.abs(seen.astype(int) - imagined).mean() < 12
 

@@ -12,9 +12,9 @@ import torch
 from aid_robot.errors import ConfigError, ScoreError, WeightsNotFoundError
 from aid_robot.foresight import VideoForesight
 from aid_robot.planning.goals import Goal
-from aid_robot.planning.scorers import Custom, Weighted, make_scorer
+from aid_robot.planning.scorers import Custom, Weighted, default_scorer, make_scorer
 from aid_robot.planning.scorers.images import ClipImageDistance, GoalImage, LatentDistance
-from aid_robot.planning.scorers.samples import Agreement, Plausibility
+from aid_robot.planning.scorers.samples import Agreement, Conformity, Plausibility
 from aid_robot.planning.scorers.scorer import clauses
 from aid_robot.planning.scorers.text import GoalText
 from tests.planning.clips import SIDE, moving, picture
@@ -183,3 +183,24 @@ def test_only_rows_of_statements_are_split() -> None:
     assert clauses(both) == ["the can is in the pot", "the drawer is open"]
     one = "pick up the cup and put it on the plate"
     assert clauses(one) == [one]
+
+
+def test_conformity_prefers_the_scene_that_was_observed() -> None:
+    class Apart:
+        """Mean difference in place of LPIPS."""
+
+        def distance(self, first, second):
+            return torch.from_numpy(np.abs(first / 255.0 - second / 255.0).mean((1, 2, 3)))
+
+    torn = replace(moving(6), frames=np.where(np.arange(6)[:, None, None, None] > 0, 255, 0)
+                   .astype(np.uint8) * np.ones_like(moving(6).frames))  # fmt: skip
+    scores = Conformity(Apart())([moving(6), moving(26), torn], Goal("x"))[:, 0]  # type: ignore[arg-type]
+    assert scores[0] == pytest.approx(1.0), "nothing changes"
+    assert scores[0] > scores[1] > 0.8 > scores[2]
+
+
+def test_what_is_scored_by_goes_with_what_is_wanted() -> None:
+    image = picture(26)
+    assert default_scorer(Goal(image=image)) == "image:latent"
+    assert default_scorer(Goal("it is there")) == "success"
+    assert default_scorer(Goal("it is there", image=image)) == "success", "which goes by both"

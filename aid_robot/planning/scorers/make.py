@@ -26,13 +26,17 @@ SCORERS: Mapping[str, str] = {
     "text": "how well the goal's text fits the end by a whole CLIP, named as text:FOLDER-OR-ID",
     "agreement": "whether a plan's samples end alike; 2 samples or more",
     "plausibility": "whether coloured things stay in being",
+    "pic": "perceptual input conformity: 1 - LPIPS to the observation, over the clip",
     "judge": "votes of a vision-language model, named as judge:URL#MODEL",
 }
 
 
 def default_scorer(goal: Goal) -> str:
-    """Name the scorer that needs least: a goal's picture is compared, its text is classified."""
-    return "success" if goal.image is None else "image:latent"
+    """Name the scorer that needs least: a goal's picture is compared, its text is classified.
+
+    With both, the classifier goes by both.
+    """
+    return "image:latent" if goal.text is None and goal.image is not None else "success"
 
 
 def make_scorer(
@@ -81,6 +85,11 @@ def _make(name: str, model: str | os.PathLike[str] | VideoForesight, device: str
         from aid_robot.planning.scorers.samples import Plausibility
 
         return Plausibility()
+    if name == "pic":
+        from aid_robot.evaluation.metrics.lpips import LPIPS
+        from aid_robot.planning.scorers.samples import Conformity
+
+        return Conformity(LPIPS.load(device=device))
     if kind == "image" and detail in ("latent", "lpips", "clip"):
         from aid_robot.planning.scorers import images
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from aid_robot.clip import Foresight
 from aid_robot.errors import ScoreError
+from aid_robot.evaluation.metrics.lpips import LPIPS
+from aid_robot.evaluation.metrics.pic import PIC
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers.scorer import (
     FloatArray,
@@ -70,6 +72,30 @@ class Plausibility:
             for foresight in foresights
         ]
         return check_scores(self.name, scores, foresights)
+
+
+class Conformity:
+    """Score by DynamiCrafter's PIC how far the clip stays in the scene that was observed.
+
+    1 - LPIPS to the last given frame, averaged over the predicted ones. A clip in which nothing
+    happens scores best: it tells a picture that fell apart from one that holds, so give it a small
+    weight.
+    """
+
+    name = "pic"
+
+    def __init__(self, distance: LPIPS) -> None:
+        self._metric = PIC(distance)
+
+    def __call__(self, foresights: Sequence[Foresight], goal: Goal) -> FloatArray:
+        scores = []
+        for foresight in foresights:
+            given = foresight.num_conditioning_frames
+            scores.append([
+                float(self._metric(clip[given:], clip[given:], given=clip[:given]).mean())
+                for clip in foresight.frames
+            ])  # fmt: skip
+        return check_scores(self.name, np.clip(scores, 0.0, 1.0), foresights)
 
 
 def _difference(first: FloatArray, second: FloatArray) -> FloatArray:
