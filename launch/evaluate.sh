@@ -17,7 +17,7 @@ tabletop=${TABLETOP:-$run/tabletop.zarr}
 mkdir -p "$run"
 if [ -z "${TABLETOP:-}" ]; then
   # A seed of its own, so that none of these was trained on.
-  aid-robot simulate -o "$tabletop" --episodes "${EPISODES:-200}" --size 64 --frames 16..40 \
+  aid-robot simulate -o "$tabletop" --episodes "${EPISODES:-200}" --size 128 --frames 16..40 \
     --alternatives 4 --seed 917
   split_tabletop=all
 fi

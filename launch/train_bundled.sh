@@ -14,7 +14,7 @@ store=${STORE:-$run/tabletop.zarr}
 mkdir -p "$run"
 # Four tasks from each start, so that only the instruction tells which future is meant.
 [ -n "${STORE:-}" ] || aid-robot simulate -o "$store" --episodes "${EPISODES:-20000}" \
-  --size 64 --frames 16..40 --alternatives 4 --failures 0.05 --seed 0
+  --size 128 --frames 16..40 --alternatives 4 --failures 0.05 --seed 0
 aid-robot train "${RECIPE:-bundled}" -o "$run" --set "data.store=$store" "$@"
 aid-robot eval run "$store" --protocol own --predictor "model=$run/aid/model" \
   --predictor copy-last-frame --predictor "prior=prior:$run/prior/model" --clips "${CLIPS:-200}" \

@@ -110,7 +110,7 @@ class Cache:
         self.size = (model.config.height, model.config.width)
         self.noisy = model.config.noise_aug_strength > 0
         looks = digest(repr((self.size, augment, seed)))
-        vae = digest(looks, model.vae)
+        vae = digest(looks, model.vae.encoder, model.vae.quant_conv)
         self._hashes = {
             "latents": vae,
             "given": digest(vae, repr(model.config.noise_aug_strength)),
@@ -249,7 +249,10 @@ class Cache:
 
 
 def digest(*parts: str | nn.Module) -> str:
-    """Name texts and the weights of modules in a few letters."""
+    """Name texts and the weights of modules in a few letters.
+
+    Weights count in float16, as what is cached is kept: a model that was saved so is the same.
+    """
     state = hashlib.blake2b(digest_size=8)
     for part in parts:
         if isinstance(part, str):
@@ -257,7 +260,7 @@ def digest(*parts: str | nn.Module) -> str:
         else:
             for name, tensor in part.state_dict().items():
                 state.update(name.encode())
-                state.update(tensor.detach().float().cpu().contiguous().numpy().data)
+                state.update(tensor.detach().half().cpu().contiguous().numpy().data)
     return state.hexdigest()
 
 

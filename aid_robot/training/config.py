@@ -16,7 +16,7 @@ StageName = Literal["vae", "clip", "prior", "aid"]
 Precision = Literal["fp32", "bf16"]
 CacheWhere = Literal["store", "memory", "none"]
 Weighting = Literal["windows", "sqrt", "episodes"]
-Trains = Literal["aid", "full"]
+Trains = Literal["aid", "full", "decoder"]
 
 STAGES: tuple[StageName, ...] = ("vae", "clip", "prior", "aid")
 
@@ -115,6 +115,9 @@ class StageConfig:
     # Clips in a row that show different futures of one start, where the store has such. Nothing but
     # the instruction then tells them apart, which a small model learns to read much sooner.
     alternatives: int = 1
+    # Take latents from the cache, where there is one; else they are computed in every step, of
+    # clips that are varied anew every time. `clip` then encodes only the frames that it drafts.
+    use_cache: bool = True
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
     warmup_steps: int = 100
@@ -132,7 +135,8 @@ class StageConfig:
     motion_weight: float = 0.0
     # Train the image and text towers too, for models whose towers are not pretrained.
     train_towers: bool = False
-    # "aid" keeps the prior; "full" trains the whole UNet.
+    # Of `aid`: "aid" keeps the prior, "full" trains the whole UNet. Of `vae`: "decoder" keeps the
+    # encoder, and so all latents and what was trained on them.
     trains: Trains = "aid"
     # Weight, beside the diffusion loss, of regressing the latents from the context's tokens.
     auxiliary_weight: float = 0.0
@@ -215,10 +219,12 @@ class Recipe:
                 f"stages={list(self.stages)} are out of order; expected {order}, since each "
                 "builds on those before"
             )
-        if self.model.start and "vae" in self.stages:
+        vae = self.stages.get("vae")
+        if self.model.start and vae is not None and vae.trains != "decoder":
             raise ConfigError(
                 f"stages={list(self.stages)} would change the VAE that the UNet of "
-                f"model.start='{self.model.start}' knows: leave out 'vae', or start from ''"
+                f"model.start='{self.model.start}' knows: leave out 'vae', train "
+                "vae.trains='decoder' alone, or start from ''"
             )
         if not (self.model.start or self.model.vae) and "vae" not in self.stages:
             raise ConfigError(

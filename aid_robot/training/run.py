@@ -127,7 +127,7 @@ class Run:
         config, kind = recipe.stages[name], STAGE_CLASSES[name]
         model = self._model(start)
         check_sizes(self.data.store, model.config)
-        cache = self._cache(kind, model)
+        cache = self._cache(kind, model) if config.use_cache else None
         clips = training_clips(
             self.data, kind, model.config, cache, recipe.seed, config.alternatives
         )
@@ -179,7 +179,7 @@ class Run:
         recipe = self.recipe
         data = {k: v for k, v in asdict(recipe.data).items() if k not in ("store", "workers")}
         cache = {k: v for k, v in asdict(recipe.cache).items() if k in ("versions", "embeddings")}
-        cache["cached"] = recipe.cache.where != "none"
+        cache["cached"] = recipe.cache.where != "none" and recipe.stages[name].use_cache
         order = list(recipe.stages)
         before = {s: recipe.stages[s].identity for s in order[: order.index(name)]}
         identity = {

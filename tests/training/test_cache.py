@@ -33,6 +33,24 @@ def make_cache(model: AIDModel, config: CacheConfig, **arguments: object) -> Cac
     return Cache(model, config, AUGMENT, STATES, **settings)  # type: ignore[arg-type]
 
 
+def test_latents_are_bound_to_the_encoder_in_half_precision(tmp_path: Path) -> None:
+    store = EpisodeStore.open(square_store(tmp_path, 2))
+    model = tiny_model()
+    make_cache(model, CacheConfig()).fill(store, [0])
+
+    def missing() -> int:
+        return len(make_cache(model, CacheConfig()).missing(store, [0]))
+
+    model.vae.load_state_dict(model.vae.half().float().state_dict())
+    assert missing() == 0, "a model that was saved in float16"
+    with torch.no_grad():
+        model.vae.decoder.conv_out.bias += 1
+    assert missing() == 0
+    with torch.no_grad():
+        model.vae.quant_conv.bias += 1
+    assert missing() == len(store.records[0].cameras)
+
+
 @pytest.mark.parametrize("where", ["store", "memory"])
 def test_cached_latents_are_those_of_the_frames(tmp_path: Path, where: str) -> None:
     model = tiny_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,18 @@ def test_each_stage_trains_its_parts_and_no_others(
     assert f"{sum(p.numel() for p in stage.trained.values()):,d}" in table
 
 
+def test_a_better_decoder_leaves_latents_as_they_are(tmp_path: Path) -> None:
+    stage = tiny_stage("vae", trains="decoder", steps=2)
+    before, config = weights(stage), dict(stage.model.vae.config)
+    clips = tiny_clips("vae")
+    tiny_trainer(tmp_path, stage).run()
+    stage.finish(collate_samples([clips[0]]))
+    changed = {n for n, tensor in weights(stage).items() if not tensor.equal(before[n])}
+    assert changed
+    assert all(name.startswith("vae.decoder.") for name in changed)
+    assert dict(stage.model.vae.config) == config, "and so is their scale"
+
+
 @pytest.mark.parametrize("name", ["vae", "clip", "prior", "aid"])
 def test_a_stage_learns(name: StageName) -> None:
     """Twenty steps on two clips must lower the loss on them."""
@@ -86,6 +99,16 @@ def test_a_stage_learns(name: StageName) -> None:
         loss.backward()
         optimizer.step()
     assert mean_loss() < 0.97 * start
+
+
+def test_a_draft_is_the_same_whether_all_frames_are_encoded_or_those_it_needs() -> None:
+    stage, clips = tiny_stage("clip"), tiny_clips("clip")
+    computed = collate_samples([clips[number] for number in range(2)])
+    assert computed.clips.latents is None
+    latents = stage.latents_of(computed)
+    cached = replace(computed, clips=replace(computed.clips, latents=latents))
+    torch.testing.assert_close(stage.latents_of(computed, [1, 3]), latents[:, [1, 3]])
+    torch.testing.assert_close(stage(computed, Noise(0, 0, 2)), stage(cached, Noise(0, 0, 2)))
 
 
 @pytest.mark.parametrize("option", ["motion_weight", "conditioning_noise", "auxiliary_weight"])

@@ -68,7 +68,12 @@ class AIDStage(DiffusionStage):
         if self.config.auxiliary_weight:
             weight = self.weight_of(batch) * (~text_dropped)[:, None]
             frames = drafted_frames(noise, self.model.config)
-            draft = draft_loss(self.head, self.model, context.spatial, latents, weight, frames)
+            draft = draft_loss(
+                *(self.head, self.model, context.spatial[:, frames]),
+                latents[:, : self.model.config.num_conditioning_frames],
+                latents[:, frames],
+                weight[:, frames],
+            )
             further = self.config.auxiliary_weight * draft.mean()
         return condition, further
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from aid_robot.training.losses import contrastive_loss
 from aid_robot.training.noise import Noise
 from aid_robot.training.samples import Batch, other_instructions
 from aid_robot.training.stages.draft import DraftHead, draft_loss, drafted_frames
-from aid_robot.training.stages.stage import Figures, Stage
+from aid_robot.training.stages.stage import Figures, Frames, Stage
 
 # Weight of the contrastive loss beside the draft's.
 _CONTRAST = 0.2
@@ -76,14 +75,18 @@ class CLIPStage(Stage):
         frames = drafted_frames(noise, self.model.config)
         return self._draft(batch, frames).mean() + _CONTRAST * self._contrast(batch)
 
-    def _draft(self, batch: Batch, frames: Sequence[int] | slice = slice(None)) -> Tensor:
+    def _draft(self, batch: Batch, frames: Frames = slice(None)) -> Tensor:
         instructions = [text or "-" for text in batch.clips.instructions]
-        given = batch.clips.frames[:, 0].cpu().numpy()
-        states = [self.states(f, text) for f, text in zip(given, instructions, strict=True)]
+        first = batch.clips.frames[:, 0].cpu().numpy()
+        states = [self.states(f, text) for f, text in zip(first, instructions, strict=True)]
         tokens = self.model.encode_towers(self.pixels(batch)[:, 0], instructions, states)
         context = self.model.condition_encoder.dqformer(*tokens)
-        latents, weight = self.latents_of(batch), self.weight_of(batch)
-        return draft_loss(self.head, self.model, context.spatial, latents, weight, frames)
+        given = self.latents_of(batch, slice(self.model.config.num_conditioning_frames))
+        return draft_loss(
+            *(self.head, self.model, context.spatial[:, frames], given),
+            self.latents_of(batch, frames),
+            self.weight_of(batch)[:, frames],
+        )
 
     def _contrast(self, batch: Batch) -> Tensor:
         images, texts, negatives = self._embeddings(batch)

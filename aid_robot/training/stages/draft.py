@@ -7,8 +7,6 @@ not part of AID, and predictions don't use it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -107,22 +105,21 @@ def draft_loss(
     head: DraftHead,
     model: AIDModel,
     context: Tensor,
+    given: Tensor,
     latents: Tensor,
     weight: Tensor,
-    frames: Sequence[int] | slice = slice(None),
 ) -> Tensor:
-    """Return the squared error of the draft of each clip, (B,).
+    """Return the squared error of the draft of each clip, (B,), in the F frames that are drawn.
 
     Args:
         head: Draws the clips.
         model: Says what is denoised.
-        context: Tokens of each frame, (B, N, T, D).
-        latents: Of the clips, unscaled, (B, N, C, h, w).
-        weight: Which frames count, (B, N).
-        frames: Those that are drawn.
+        context: Tokens of each of these frames, (B, F, T, D).
+        given: Unscaled latents of the given frames, (B, K, C, h, w).
+        latents: Unscaled latents of the frames, (B, F, C, h, w).
+        weight: Which frames count, (B, F).
     """
-    given = latents[:, : model.config.num_conditioning_frames]
-    target, weight = model.to_diffusion(latents, given)[:, frames], weight[:, frames]
-    drawn = head(context[:, frames], given[:, -1] * model.vae.config.scaling_factor)
+    target = model.to_diffusion(latents, given)
+    drawn = head(context, given[:, -1] * model.vae.config.scaling_factor)
     error = F.mse_loss(drawn.float(), target, reduction="none").mean(dim=(2, 3, 4))
     return (error * weight).sum(1) / weight.sum(1).clamp(min=1)

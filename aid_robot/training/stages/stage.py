@@ -23,6 +23,8 @@ from aid_robot.training.samples import Batch
 
 # What a validation measured, by clip: name -> (B,).
 Figures: TypeAlias = dict[str, FloatArray]
+# Which frames of clips.
+Frames: TypeAlias = slice | list[int]
 Task: TypeAlias = Literal["loss", "measure", "draw"]
 
 
@@ -140,12 +142,13 @@ class Stage(nn.Module, ABC):
         """Return a batch's frames, (B, N, 3, H, W) in [-1, 1]."""
         return to_pixels(batch.clips.frames)
 
-    def latents_of(self, batch: Batch) -> Tensor:
-        """Return the clips' unscaled latents (B, N, C, h, w), cached or computed."""
+    def latents_of(self, batch: Batch, frames: Frames = slice(None)) -> Tensor:
+        """Return unscaled latents of the clips' frames (B, N, C, h, w), cached or computed."""
         if batch.clips.latents is not None:
-            return batch.clips.latents
+            return batch.clips.latents[:, frames]
         with torch.no_grad():
-            return encode(self.model.vae, self.pixels(batch), chunk_size=64).float()
+            pixels = to_pixels(batch.clips.frames[:, frames])
+            return encode(self.model.vae, pixels, chunk_size=64).float()
 
     def weight_of(self, batch: Batch) -> Tensor:
         """Return which frames count, (B, N): real ones that are to be predicted."""

@@ -21,7 +21,8 @@ class VAEStage(Stage):
     """Train the VAE on single frames, as SVD's was; its mixing of frames stays the identity.
 
     Most steps see crops of half the side, which cost a quarter; the others a quarter of the frames,
-    whole.
+    whole. `trains="decoder"` leaves latents as they are, so that a better decoder goes with the
+    UNet and the cache of before.
     """
 
     name = "vae"
@@ -29,10 +30,12 @@ class VAEStage(Stage):
     used = ("vae",)
 
     def trained_names(self) -> set[str]:
+        start = "vae.decoder." if self.config.trains == "decoder" else "vae."
         return {
             name
             for name in self.names_of("vae")
-            if not any(part in name for part in ("temporal_res_block", "time_mixer", "time_conv"))
+            if name.startswith(start)
+            and not any(part in name for part in ("temporal_res_block", "time_mixer", "time_conv"))
         }
 
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
@@ -63,6 +66,8 @@ class VAEStage(Stage):
 
     def finish(self, batch: Batch) -> None:
         """Bring what is denoised to unit variance: the latents, then their change over a clip."""
+        if self.config.trains == "decoder":
+            return
         model = self.model
         latents = self.latents_of(batch)
         scale = 1.0 / latents.std().item()
