@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -100,7 +101,15 @@ def _both_flows(
 
 
 def _flows(frames: Frames) -> NDArray[np.float32]:
-    """Return the flow between neighbouring frames, (N - 1, H, W, 2)."""
-    height, width = frames.shape[1:3]
+    """Return the flow between neighbouring frames, (N - 1, H, W, 2), not to be written to."""
+    return _flows_of(frames.tobytes(), frames.shape)
+
+
+# Both metrics ask for the same flows, and for those of one truth beside every prediction.
+@lru_cache(maxsize=4)
+def _flows_of(content: bytes, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    frames = np.frombuffer(content, np.uint8).reshape(shape)
     flows = [optical_flow(first, second) for first, second in pairwise(frames)]
-    return np.stack(flows) if flows else np.empty((0, height, width, 2), np.float32)
+    found = np.stack(flows) if flows else np.empty((0, *shape[1:3], 2), np.float32)
+    found.flags.writeable = False
+    return found
