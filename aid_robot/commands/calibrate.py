@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,14 +87,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(stores: list[str], scorer: str | None) -> list[CarriedOut]:
     from aid_robot.data.store import EpisodeStore
-    from aid_robot.planning.outcomes import read_carried_out, scorers_of
+    from aid_robot.planning.outcomes import read_carried_out
 
     plans = []
     for path in stores:
         with EpisodeStore.open(path) as store:
             plans += read_carried_out((r.id, r.info) for r in store.records)
-    known = scorers_of(plans)
-    counts = ", ".join(f"'{name}' ({count})" for name, count in known.items()) or "none"
+    known = Counter(plan.scorer for plan in plans).most_common()
+    counts = ", ".join(f"'{name}' ({count})" for name, count in known) or "none"
     if scorer is None and len(known) > 1:
         raise ConfigError(f"the decisions are by several scorers, {counts}: choose by --scorer")
     chosen = [plan for plan in plans if scorer in (None, plan.scorer)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -74,9 +74,3 @@ def cross_fitted(
         others[rows] = False
         rates[rows] = Calibration.fit(found[others], outcomes[others], method=method)(found[rows])
     return rates
-
-
-def scorers_of(plans: Sequence[CarriedOut]) -> dict[str, int]:
-    """Count plans by scorer, most first."""
-    names = [plan.scorer for plan in plans]
-    return {n: names.count(n) for n in sorted(set(names), key=names.count, reverse=True)}

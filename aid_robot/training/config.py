@@ -189,6 +189,10 @@ STAGE_DEFAULTS: Mapping[StageName, Mapping[str, Any]] = {
 }
 
 
+# Which other value of `trains` than the default a stage knows.
+_ALSO_TRAINS: Mapping[StageName, Trains] = {"vae": "decoder", "aid": "full"}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One training from its data to its model."""
@@ -219,6 +223,12 @@ class Recipe:
                 f"stages={list(self.stages)} are out of order; expected {order}, since each "
                 "builds on those before"
             )
+        for name, stage in self.stages.items():
+            if stage.trains not in ("aid", _ALSO_TRAINS.get(name)):
+                raise ConfigError(
+                    f"{name}.trains='{stage.trains}' means nothing: 'full' is of the stage 'aid', "
+                    "'decoder' of 'vae'; leave it out"
+                )
         vae = self.stages.get("vae")
         if self.model.start and vae is not None and vae.trains != "decoder":
             raise ConfigError(

@@ -64,6 +64,8 @@ def test_a_file_extends_another(tmp_path: Path) -> None:
         ("stages=[]", "stages is empty"),
         ("stages=['prior']", "VAE with random weights"),
         ("model.start=bundled", "would change the VAE"),
+        ("aid.trains=decoder", r"aid\.trains='decoder' means nothing"),
+        ("vae.trains=full", r"vae\.trains='full' means nothing"),
         ("aid.accumulation=4", "batch_size=2 must be a multiple of accumulation=4"),
         ("cache.where=disk", "must be one of 'store', 'memory', 'none'"),
         ("aid", "--set aid is no assignment"),
