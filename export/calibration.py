@@ -216,7 +216,8 @@ def _predict(
         return min(range(len(levels)), key=lambda step: abs(levels[step] - noise))
 
     recorder = Recorder(model.unet, keep=lambda noise: level(noise) in wanted)
-    foresight = VideoForesight(model, denoiser=NetworkDenoiser(recorder, model.dtype))
+    by_torch = NetworkDenoiser(recorder, model.dtype, model.config.prediction_type)
+    foresight = VideoForesight(model, denoiser=by_torch)
     foresight.predict(view.frames, view.instruction, seed=seed, **options)
     seen: set[int] = set()
     for call in recorder.calls:  # Heun's method calls twice at a level

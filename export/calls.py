@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aid_robot.model.aid import Network
 from aid_robot.model.unet import LayerContext
-from aid_robot.runtime.denoiser import Network
 
 
 @dataclass(frozen=True)

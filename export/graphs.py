@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from aid_robot.errors import ConfigError
 from aid_robot.model.aid import AIDModel
+from aid_robot.model.config import PredictionType
 from aid_robot.model.unet import LayerContext
 from aid_robot.runtime.manifest import PRECISIONS, TensorSpec, dtype_name
 from aid_robot.runtime.unet_graph import (
@@ -171,16 +172,26 @@ class _Denoiser(nn.Module):
         return output
 
 
+_OUTPUTS: Mapping[PredictionType, str] = {
+    "v_prediction": "v; x0 = latents / (sigma^2 + 1) - sigma / sqrt(sigma^2 + 1) * v, in float32",
+    "sample": "x0",
+}
+
+
 def _denoiser(parts: _Parts) -> Source:
     model = parts.model
     frames, channels, *size = model.latent_shape
     inside, handed = split_weights(model.unet, parts.adapters)
+    drafts = model.condition_encoder.draft is not None
+    around, seen = (
+        (" less the draft", "; the draft where frames are to predict") if drafts else ("", "")
+    )
     inputs = (
         parts.spec(
             SAMPLE,
             ("rows", frames, 2 * channels, *size),
-            "noisy latents times 1 / sqrt(sigma^2 + 1), then conditioning latents (unscaled, zeros "
-            "for the null image), on channels",
+            f"noisy latents{around} times 1 / sqrt(sigma^2 + 1), then conditioning latents "
+            f"(unscaled, zeros for the null image{seen}), on channels",
         ),
         parts.spec(TIMESTEP, ("rows",), "noise level", "ln(sigma) / 4", dtype="float32"),
         parts.spec(
@@ -195,7 +206,7 @@ def _denoiser(parts: _Parts) -> Source:
     output = parts.spec(
         OUTPUT,
         ("rows", frames, channels, *size),
-        "v; x0 = latents / (sigma^2 + 1) - sigma / sqrt(sigma^2 + 1) * v, in float32",
+        _OUTPUTS[model.config.prediction_type] + (", plus the draft" if drafts else ""),
     )
     module = _Denoiser(parts.rounded(model.unet))
     return Source(module, inputs, (output,), inside, parts.precision, tuple(handed))
@@ -253,6 +264,25 @@ def _dqformer(parts: _Parts) -> Source:
     )
     dqformer = model.condition_encoder.dqformer
     return _source(_DQFormer, dqformer, inputs, outputs, parts)
+
+
+def _draft(parts: _Parts) -> Source:
+    model = parts.model
+    head = model.condition_encoder.draft
+    if head is None:
+        raise ConfigError(
+            "graph 'draft' is of models with conditioning_fill='draft', and this one has "
+            f"'{model.config.conditioning_fill}': leave it out"
+        )
+    frames, channels, *size = model.latent_shape
+    frames -= model.config.num_conditioning_frames
+    spatial, _ = parts.context_shapes()
+    inputs = (
+        parts.spec("spatial", ("rows", frames, *spatial[1:]), "context of each frame to predict"),
+        parts.spec("given", ("rows", channels, *size), "last given frame's latents, scaled"),
+    )
+    drawn = parts.spec("draft", ("rows", frames, channels, *size), "in the space that is denoised")
+    return _source(lambda module: module, head, inputs, (drawn,), parts)
 
 
 class _ImageEncoder(nn.Module):
@@ -368,9 +398,16 @@ _MAKERS: Mapping[str, Callable[[_Parts], Source]] = {
     "denoiser": _denoiser,
     "context": _context,
     "dqformer": _dqformer,
+    "draft": _draft,
     "image_encoder": _image_encoder,
     "text_encoder": _text_encoder,
     "vae_encoder": _vae_encoder,
     "vae_decoder": _vae_decoder,
 }
 ROLES = tuple(_MAKERS)
+
+
+def roles_of(model: AIDModel) -> tuple[str, ...]:
+    """Name the parts that a model has."""
+    drafts = model.condition_encoder.draft is not None
+    return tuple(role for role in ROLES if role != "draft" or drafts)

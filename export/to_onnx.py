@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from aid_robot import __version__
 from aid_robot.errors import ConfigError, ExportError
-from aid_robot.export.graphs import ROLES, make_source
+from aid_robot.export.graphs import ROLES, make_source, roles_of
 from aid_robot.export.onnx_graph import MAX_OPSET, save_graph, trace_graph
 from aid_robot.export.script import run_script
 from aid_robot.export.verify import Gate, add_gate_arguments, gate_from
@@ -36,7 +36,7 @@ def export_onnx(
     name: str = "",
     precision: str = "fp32",
     adapters: str = "folded",
-    roles: Sequence[str] = ROLES,
+    roles: Sequence[str] | None = None,
     rows: int | None = None,
     opset: int = MAX_OPSET,
     external_data: bool | None = None,
@@ -51,7 +51,7 @@ def export_onnx(
         precision: What the graphs compute in: "fp32", "fp16" or "bf16".
         adapters: "folded" puts all weights into the denoiser; "inputs" hands it what AID trained
             with each call, so that one engine serves every domain.
-        roles: Which graphs.
+        roles: Which graphs; None takes all that the model has.
         rows: Fixes the batch (candidates x branches); None leaves it dynamic.
         opset: Of the graphs, 18 to 20.
         external_data: Weights in a file apart; None does so above 2 GB.
@@ -74,7 +74,7 @@ def export_onnx(
         raise ExportError(f"{folder} can't be made ({error}): choose another folder") from error
     # A folder whose export broke off has no manifest and is refused.
     (folder / MANIFEST).unlink(missing_ok=True)
-    graphs = {}
+    graphs, roles = {}, roles_of(model) if roles is None else roles
     with tqdm(roles, desc="export", unit="graph", disable=not progress) as bar:
         for role in bar:
             bar.set_postfix_str(f"{role}: tracing")
@@ -120,9 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folded: all weights are in the graph; inputs: what AID trained is handed in with "
         "each call, and one engine serves every domain",
     )
-    parser.add_argument(
-        "--graphs", nargs="+", choices=ROLES, default=ROLES, help="parts to export (default: all)"
-    )
+    parser.add_argument("--graphs", nargs="+", choices=ROLES, help="parts to export (default: all)")
     parser.add_argument(
         "--rows", type=int, help="fix the batch, candidates x branches (default: dynamic)"
     )

@@ -178,7 +178,8 @@ def _checks(
     limits = THRESHOLDS[manifest.graph("denoiser").arithmetic]
     denoiser: Any = make_denoiser(model, runtime, engines)
     recorder = Recorder(model.unet)
-    torch_way = VideoForesight(model, denoiser=NetworkDenoiser(recorder, model.dtype))
+    by_torch = NetworkDenoiser(recorder, model.dtype, model.config.prediction_type)
+    torch_way = VideoForesight(model, denoiser=by_torch)
     own_way = VideoForesight(model, denoiser=denoiser)
     rows = manifest.graph("denoiser").inputs[0].shape[0]
     fixed = rows if isinstance(rows, int) else None

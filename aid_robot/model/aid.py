@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,67 @@ from aid_robot.model.conditioning import (
     micro_conditioning,
     null_text_encoding,
 )
-from aid_robot.model.config import AIDConfig
+from aid_robot.model.config import AIDConfig, PredictionType
 from aid_robot.model.diffusion import Preconditioning
+from aid_robot.model.dqformer import MCondition
 from aid_robot.model.guidance import FULL, Branch
 from aid_robot.model.latents import encode, from_diffusion, to_diffusion
-from aid_robot.model.unet import AIDUNet
+from aid_robot.model.unet import AIDUNet, LayerContext
+
+
+class Network(Protocol):
+    """The UNet, whoever runs it; `AIDUNet.forward` is one."""
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Sequence[LayerContext],
+        added_time_ids: Tensor,
+    ) -> Tensor:
+        """Predict what `AIDConfig.prediction_type` says, v or x0.
+
+        Args:
+            sample: Scaled noisy latents and conditioning latents on channels, (rows, N, 2C, h, w).
+            timestep: c_noise = ln(sigma) / 4, (rows,), float32.
+            context: Keys and values by `AIDUNet.project_context`.
+            added_time_ids: SVD's micro-conditioning, (rows, 3), float32.
+
+        Returns:
+            The network's output, (rows, N, C, h, w).
+        """
+
+
+def denoise(
+    network: Network,
+    latents: Tensor,
+    sigma: float | Tensor,
+    condition: Condition,
+    prediction_type: PredictionType,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Predict x0 from noisy latents by any network, around the condition's draft if it has one.
+
+    Args:
+        network: Computes in `dtype`; the scales around it are in that of the latents.
+        latents: (rows, N, C, h, w), any float dtype; the result has the same.
+        sigma: One noise level, or one a row.
+        condition: Of the same rows.
+        prediction_type: What the network puts out.
+        dtype: Of the network's inputs.
+    """
+    rows = len(latents)
+    levels = sigma.reshape(-1, 1, 1, 1, 1) if isinstance(sigma, Tensor) else sigma
+    at = Preconditioning.at(levels, prediction_type)
+    noise = torch.as_tensor(at.noise, dtype=torch.float32, device=latents.device)
+    if condition.draft is not None:
+        latents = latents - condition.draft
+    sample = torch.cat([(at.in_ * latents).to(dtype), condition.latents.to(dtype)], dim=2)
+    output = network(
+        sample, noise.flatten().expand(rows), condition.context, condition.added_time_ids
+    )
+    prediction: Tensor = at.skip * latents + at.out * output.to(latents.dtype)
+    return prediction if condition.draft is None else prediction + condition.draft
 
 
 @dataclass
@@ -156,15 +212,43 @@ class AIDModel:
         without_text = any(not with_text for _, with_text in branches)
         null_text = self.null_text() if without_text else None
         parts = [self.condition_encoder(encodings, null_text, branch) for branch in branches]
-        latents = torch.cat([part_latents for _, part_latents in parts])
-        return Condition(
-            context=self.unet.project_context(
+        return self.condition_on(
+            MCondition(
                 torch.cat([context.spatial for context, _ in parts]),
                 torch.cat([context.temporal for context, _ in parts]),
             ),
+            torch.cat([latents for _, latents in parts]),
+        )
+
+    def condition_on(self, context: MCondition, latents: Tensor) -> Condition:
+        """Build the condition from DQFormer's context and the filled conditioning latents.
+
+        Args:
+            context: Of some rows.
+            latents: (rows, N, C, h, w), unscaled; frames to predict are drafted anew where
+                `conditioning_fill="draft"`.
+        """
+        draft = None
+        if self.condition_encoder.draft is not None:
+            given = latents[:, : self.config.num_conditioning_frames]
+            draft = self._draft(context, given)
+            filled = self.from_diffusion(draft, given)[:, given.shape[1] :]
+            latents = torch.cat([given, filled.to(given.dtype)], dim=1)
+        return Condition(
+            context=self.unet.project_context(context.spatial, context.temporal),
             latents=latents,
             added_time_ids=micro_conditioning(self.config, len(latents), latents.device),
+            draft=draft,
         )
+
+    @torch.no_grad()  # its own loss trains it
+    def _draft(self, context: MCondition, given: Tensor) -> Tensor:
+        """Draft the frames to predict; given ones are as they are."""
+        count, head = given.shape[1], self.condition_encoder.draft
+        assert head is not None
+        known = self.to_diffusion(given, given)
+        scaled = given[:, -1] * self.vae.config.scaling_factor
+        return torch.cat([known, head(context.spatial[:, count:], scaled).to(known.dtype)], dim=1)
 
     def condition_without_text(self, encodings: Encodings) -> Condition:
         """Build SVD's own condition: the pooled image embedding is the whole context.
@@ -189,22 +273,9 @@ class AIDModel:
             sigma: One noise level, or one a row.
             condition: Of the same rows.
         """
-        scales: tuple[float | Tensor, float | Tensor, float | Tensor]
-        if isinstance(sigma, Tensor):
-            noise = 0.25 * sigma.log()
-            level = sigma.reshape(-1, 1, 1, 1, 1)
-            norm = level**2 + 1
-            scales = (1 / norm, -level / norm.sqrt(), 1 / norm.sqrt())
-        else:
-            at = Preconditioning.at(sigma)
-            noise = torch.full((), at.noise, device=latents.device)
-            scales = (at.skip, at.out, at.in_)
-        skip, out, in_ = scales
-        dtype = self.dtype
-        sample = torch.cat([(in_ * latents).to(dtype), condition.latents.to(dtype)], dim=2)
-        output = self.unet(sample, noise, condition.context, condition.added_time_ids)
-        prediction: Tensor = skip * latents + out * output.to(latents.dtype)
-        return prediction
+        return denoise(
+            self.unet, latents, sigma, condition, self.config.prediction_type, self.dtype
+        )
 
     def to_diffusion(self, latents: Tensor, given: Tensor) -> Tensor:
         """Turn the VAE's latents into what is denoised."""

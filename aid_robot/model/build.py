@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D, TemporalResnetBlock
@@ -17,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -30,6 +29,7 @@ from aid_robot.errors import ConfigError
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.conditioning import ConditionEncoder
 from aid_robot.model.config import AIDConfig
+from aid_robot.model.positions import sine_places
 from aid_robot.model.unet import AIDUNet
 
 _ATTENTION_DOWN, _PLAIN_DOWN = "CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"
@@ -207,21 +207,6 @@ def build_text_encoder(sizes: ModelSizes, tokenizer: Any | None = None) -> Any:
     return tower
 
 
-def sine_places(size: tuple[int, int], width: int) -> Tensor:
-    """Return sines and cosines of unit scale that name places, (height * width, width).
-
-    The lowest frequency goes half round over the picture, so that no two places are alike.
-    """
-    quarter = width // 4
-    frequencies = torch.pi * 2 ** torch.linspace(-1, 4, quarter)
-    rows = (torch.arange(size[0]) + 0.5) / size[0]
-    columns = (torch.arange(size[1]) + 0.5) / size[1]
-    y = (rows[:, None] * frequencies)[:, None].expand(-1, size[1], -1)
-    x = (columns[:, None] * frequencies)[None].expand(size[0], -1, -1)
-    places = torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1).flatten(0, 1)
-    return F.pad(places, (0, width - places.shape[1])) * 2**0.5
-
-
 def build_tokenizer(texts: Iterable[str], vocab_size: int, length: int) -> Any:
     """Learn a byte-pair vocabulary of CLIP's kind from texts; any other text still encodes.
 
@@ -263,12 +248,14 @@ def build_condition_encoder(
     config: AIDConfig, *, unet: Any, vae: Any, image_encoder: Any, text_encoder: Any
 ) -> ConditionEncoder:
     """Build AID's part outside the UNet, fitting the given parts."""
+    side = 2 ** (len(vae.config.block_out_channels) - 1)
     return ConditionEncoder(
         config,
         context_dim=unet.config.cross_attention_dim,
         text_dim=text_encoder.config.hidden_size,
         image_dim=image_encoder.config.projection_dim,
         latent_channels=vae.config.latent_channels,
+        latent_size=(config.height // side, config.width // side),
     )
 
 

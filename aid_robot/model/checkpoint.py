@@ -303,7 +303,7 @@ def save_model(
         _save_part(part, folder / name, part.state_dict(), dtype)
     model.tokenizer.save_pretrained(folder / "tokenizer")
     EulerDiscreteScheduler(
-        prediction_type="v_prediction",
+        prediction_type=model.config.prediction_type,
         use_karras_sigmas=True,
         sigma_min=model.config.sampling.sigma_min,
         sigma_max=model.config.sampling.sigma_max,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from aid_robot.model.config import AIDConfig
 from aid_robot.model.dqformer import DQFormer, MCondition
+from aid_robot.model.draft import DraftHead
 from aid_robot.model.guidance import Branch
 from aid_robot.model.latents import fill_conditioning, to_clip_pixels
 from aid_robot.model.unet import LayerContext
@@ -47,6 +48,8 @@ class Condition:
     context: list[LayerContext]
     latents: Tensor  # conditioning latents of all frames, (rows, N, C, h, w)
     added_time_ids: Tensor  # (rows, 3)
+    # What the UNet's prediction is added to, in the space that is denoised, (rows, N, C, h, w).
+    draft: Tensor | None = None
 
     def rows(self, selection: slice | list[int]) -> Condition:
         """Select rows; a slice makes no copy."""
@@ -54,11 +57,12 @@ class Condition:
             [layer.rows(selection) for layer in self.context],
             self.latents[selection],
             self.added_time_ids[selection],
+            None if self.draft is None else self.draft[selection],
         )
 
 
 class ConditionEncoder(nn.Module):
-    """AID's trained part outside the UNet: DQFormer and the token of masked frames."""
+    """AID's trained part outside the UNet: DQFormer, and what fills the frames to predict."""
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class ConditionEncoder(nn.Module):
         text_dim: int,
         image_dim: int,
         latent_channels: int,
+        latent_size: tuple[int, int],
     ) -> None:
         super().__init__()
         self.config = config
@@ -75,6 +80,11 @@ class ConditionEncoder(nn.Module):
         self.mask_token = (
             nn.Parameter(torch.zeros(latent_channels, 1, 1))
             if config.conditioning_fill == "learned"
+            else None
+        )
+        self.draft = (
+            DraftHead.sized(context_dim, latent_channels, latent_size)
+            if config.conditioning_fill == "draft"
             else None
         )
 

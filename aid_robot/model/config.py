@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from aid_robot.errors import ConfigError
 
-ConditioningFill = Literal["repeat", "zeros", "learned"]
+ConditioningFill = Literal["repeat", "zeros", "learned", "draft"]
 ImageTokens = Literal["pooled", "patches"]
 NullText = Literal["empty", "zeros"]
 TemporalContext = Literal["multimodal", "first_frame"]
@@ -23,6 +23,7 @@ GivenFrames = Literal["pinned", "sampled"]
 ContextJoin = Literal["tokens", "channels"]
 SamplerName = Literal["euler", "heun", "dpmpp_2m"]
 SigmaSchedule = Literal["karras", "ays"]
+PredictionType = Literal["v_prediction", "sample"]
 
 
 def _check_choices(config: object, **choices: object) -> None:
@@ -155,7 +156,9 @@ class AIDConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     # [our reading] Latents of the frames to predict: the last given one again, zeros, or the last
-    # given one plus a learned token that starts at zero.
+    # given one plus a learned token that starts at zero; or, not part of the paper, a draft
+    # regressed from DQFormer's context, to which the UNet adds what is missing: a small model
+    # learns instructions much sooner so.
     conditioning_fill: ConditioningFill = "learned"
     # [our reading] What DQFormer sees of the image: CLIP's pooled embedding or its patch tokens.
     image_tokens: ImageTokens = "patches"
@@ -168,6 +171,10 @@ class AIDConfig:
     # ("conditioning"), which lets a small model keep the still scene. Not part of the paper.
     latent_reference: LatentReference = "none"
     latent_reference_scale: float = 1.0
+    # What the UNet puts out, in diffusers' terms: v, as SVD's, or x0 itself. To leave a place as it
+    # is a UNet of v must carry its noise to its end, which a small one can't; with a
+    # `latent_reference` one of x0 just says nothing there. Not part of the paper.
+    prediction_type: PredictionType = "v_prediction"
     # Side of the squares of latent pixels that the UNet takes as one pixel, their channels stacked,
     # as the patches of diffusion transformers; 1 is SVD's. Not part of the paper.
     latent_patch_size: int = 1
@@ -191,6 +198,7 @@ class AIDConfig:
             null_text=NullText,
             temporal_context=TemporalContext,
             latent_reference=LatentReference,
+            prediction_type=PredictionType,
             given_frames=GivenFrames,
         )
         if not 1 <= self.num_conditioning_frames < self.num_frames:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from aid_robot.errors import SamplingError
-from aid_robot.model.config import SamplingConfig
+from aid_robot.model.config import PredictionType, SamplingConfig
 
 Denoise = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int], None]
@@ -25,23 +25,30 @@ Sampler = Callable[[Denoise, Tensor, Sequence[float], OnStep | None], Tensor]
 class Preconditioning(NamedTuple):
     """Scales around the network: `x0 = skip * x + out * network(in_ * x, noise)`.
 
-    The values for v-prediction at sigma_data = 1, as SVD was trained.
+    Each is a float, or a tensor of the noise levels' shape.
     """
 
-    skip: float
-    out: float
-    in_: float
-    noise: float
+    skip: Any
+    out: Any
+    in_: Any
+    noise: Any
 
     @classmethod
-    def at(cls, sigma: float) -> Preconditioning:
-        """Return c_skip, c_out, c_in and c_noise at a noise level."""
+    def at(
+        cls, sigma: float | Tensor, prediction_type: PredictionType = "v_prediction"
+    ) -> Preconditioning:
+        """Return c_skip, c_out, c_in and c_noise at one noise level or several.
+
+        "v_prediction" is as SVD was trained, at sigma_data = 1 (EDM, table 1); a network of
+        "sample" puts out x0 itself.
+        """
         norm = sigma * sigma + 1.0
+        by_v = prediction_type == "v_prediction"
         return cls(
-            skip=1.0 / norm,
-            out=-sigma / math.sqrt(norm),
-            in_=1.0 / math.sqrt(norm),
-            noise=0.25 * math.log(sigma),
+            skip=1.0 / norm if by_v else 0.0,
+            out=-sigma / norm**0.5 if by_v else 1.0,
+            in_=norm**-0.5,
+            noise=0.25 * (sigma.log() if isinstance(sigma, Tensor) else math.log(sigma)),
         )
 
 

@@ -103,7 +103,8 @@ def fill_conditioning(given: Tensor, config: AIDConfig, mask_token: Tensor | Non
 
     Args:
         given: Unscaled latents of the given frames, (B, K, C, h, w).
-        config: `num_frames` and `conditioning_fill` are used.
+        config: `num_frames` and `conditioning_fill` are used; "draft" is filled in later, and
+            without a context as "repeat".
         mask_token: (C, 1, 1), added to the masked frames where the fill is "learned".
     """
     missing = config.num_frames - given.shape[1]

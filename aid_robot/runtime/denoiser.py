@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from aid_robot.errors import ConfigError
-from aid_robot.model.aid import AIDModel
+from aid_robot.model.aid import AIDModel, Network, denoise
 from aid_robot.model.conditioning import Condition
-from aid_robot.model.diffusion import Preconditioning
-from aid_robot.model.unet import LayerContext
+from aid_robot.model.config import PredictionType
 
 
 class Denoiser(Protocol):
@@ -25,29 +24,6 @@ class Denoiser(Protocol):
         """Predict x0 from noisy latents (rows, N, C, h, w) at one noise level."""
 
 
-class Network(Protocol):
-    """The UNet, whoever runs it; `AIDUNet.forward` is one."""
-
-    def __call__(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        context: Sequence[LayerContext],
-        added_time_ids: Tensor,
-    ) -> Tensor:
-        """Predict v.
-
-        Args:
-            sample: Scaled noisy latents and conditioning latents on channels, (rows, N, 2C, h, w).
-            timestep: c_noise = ln(sigma) / 4, (rows,), float32.
-            context: Keys and values by `AIDUNet.project_context`.
-            added_time_ids: SVD's micro-conditioning, (rows, 3), float32.
-
-        Returns:
-            The network's output, (rows, N, C, h, w).
-        """
-
-
 class NetworkDenoiser:
     """Precondition any network, in the dtype of the latents.
 
@@ -55,18 +31,19 @@ class NetworkDenoiser:
     that torch uses.
     """
 
-    def __init__(self, network: Network, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        network: Network,
+        dtype: torch.dtype,
+        prediction_type: PredictionType = "v_prediction",
+    ) -> None:
         self.network = network
         self._dtype = dtype
+        self._prediction_type: PredictionType = prediction_type
 
     def denoise(self, latents: Tensor, sigma: float, condition: Condition) -> Tensor:
         """Predict x0 from noisy latents (rows, N, C, h, w) at one noise level."""
-        at = Preconditioning.at(sigma)
-        scaled = (at.in_ * latents).to(self._dtype)
-        sample = torch.cat([scaled, condition.latents.to(self._dtype)], dim=2)
-        timestep = torch.full((len(latents),), at.noise, device=latents.device)
-        output = self.network(sample, timestep, condition.context, condition.added_time_ids)
-        return at.skip * latents + at.out * output.to(latents.dtype)
+        return denoise(self.network, latents, sigma, condition, self._prediction_type, self._dtype)
 
 
 class TorchDenoiser:

@@ -109,8 +109,8 @@ class Manifest:
     # The model's config, plain values as in aid/config.json.
     config: Mapping[str, Any]
     versions: Mapping[str, str]
-    # By role: "denoiser", "context", "dqformer", "image_encoder", "text_encoder", "vae_encoder",
-    # "vae_decoder".
+    # By role: "denoiser", "context", "dqformer", "draft", "image_encoder", "text_encoder",
+    # "vae_encoder", "vae_decoder".
     graphs: Mapping[str, Graph]
     # Engines built from the graphs, by backend; their builder knows what it wrote.
     engines: Mapping[str, Any] = field(default_factory=dict)

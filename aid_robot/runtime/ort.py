@@ -128,7 +128,7 @@ def make(model: AIDModel, engines: Path | None, variant: str | None) -> NetworkD
     dtype = {spec.name: spec.torch_dtype for spec in graph.graph.inputs}
     _check_handed(graph.graph, manifest, handed)
     weights = {name: tensor.to(dtype[name]).contiguous() for name, tensor in handed.items()}
-    return NetworkDenoiser(OrtNetwork(graph, weights), dtype[SAMPLE])
+    return NetworkDenoiser(OrtNetwork(graph, weights), dtype[SAMPLE], model.config.prediction_type)
 
 
 def check_packages() -> None:

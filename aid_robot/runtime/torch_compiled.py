@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from aid_robot.errors import RuntimeUnavailableError
-from aid_robot.model.aid import AIDModel
+from aid_robot.model.aid import AIDModel, Network
 from aid_robot.model.unet import LayerContext
 from aid_robot.runtime.buffers import InputBuffers, Recent
-from aid_robot.runtime.denoiser import Denoiser, Network, NetworkDenoiser
+from aid_robot.runtime.denoiser import Denoiser, NetworkDenoiser
 from aid_robot.runtime.unet_graph import (
     SAMPLE,
     TIME_IDS,
@@ -36,7 +36,7 @@ def make(model: AIDModel, engines: Path | None, variant: str | None) -> Denoiser
     network: Network = compiled(model) if variant == "compile" else model.unet
     if variant == "cuda-graph" or model.device.type == "cuda":
         network = CUDAGraphNetwork(network, model.device)
-    return NetworkDenoiser(network, model.dtype)
+    return NetworkDenoiser(network, model.dtype, model.config.prediction_type)
 
 
 def compiled(model: AIDModel, backend: str = "inductor") -> Network:

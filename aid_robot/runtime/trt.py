@@ -34,7 +34,7 @@ def make(model: AIDModel, engines: Path | None, variant: str | None) -> Denoiser
     check_cuda(model.device)  # the plainest cause comes first
     manifest = Manifest.load(engines)
     network = TensorRTNetwork(model, engines, manifest, choose_backend(manifest))
-    return NetworkDenoiser(network, network.dtype)
+    return NetworkDenoiser(network, network.dtype, model.config.prediction_type)
 
 
 def choose_backend(manifest: Manifest) -> Backend:

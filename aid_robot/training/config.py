@@ -126,6 +126,9 @@ class StageConfig:
     # ln sigma ~ N(p_mean, p_std^2), of the diffusion stages.
     p_mean: float = 0.7
     p_std: float = 1.4
+    # Greatest weight of a noise level against x0's error, SNR + 1 otherwise (EDM at sigma_data 1),
+    # as Min-SNR's gamma (Hang et al. 2023); a UNet that predicts x0 needs one.
+    snr_gamma: float | None = None
     # Share of clips whose instruction, or image, is left out, for the guidance's null branches.
     text_dropout: float = 0.1
     image_dropout: float = 0.05
@@ -155,7 +158,7 @@ class StageConfig:
         if self.steps is None and self.minutes is None:
             raise ConfigError("neither steps nor minutes is set: say how long to train")
         for name in ("steps", "minutes", "batch_size", "accumulation", "alternatives",
-                     "learning_rate", "grad_clip", "p_std", "log_every",
+                     "learning_rate", "grad_clip", "p_std", "snr_gamma", "log_every",
                      "validation_clips"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -13,6 +13,7 @@ def edm_loss(
     sigma: Tensor,
     weight: Tensor,
     where: Tensor | None = None,
+    snr_gamma: float | None = None,
 ) -> Tensor:
     """Return the EDM loss of an x0-prediction at sigma_data = 1, of each clip (B,).
 
@@ -22,13 +23,15 @@ def edm_loss(
         sigma: (B,).
         weight: (B, N), 0 for frames that don't count.
         where: (B, N, 1, h, w), how much each place counts, 1 on average; None for all alike.
+        snr_gamma: Greatest weight of a noise level, SNR + 1 otherwise; None sets no bound.
     """
     error = (prediction - target).square()
     if where is not None:
         error = error * where
     of_frame = error.mean(dim=(2, 3, 4))  # (B, N)
     per_clip = (of_frame * weight).sum(1) / weight.sum(1).clamp(min=1)
-    return (sigma**2 + 1) / sigma**2 * per_clip
+    level_weight = 1 + sigma**-2
+    return (level_weight if snr_gamma is None else level_weight.clamp(max=snr_gamma)) * per_clip
 
 
 def motion_weights(target: Tensor, strength: float) -> Tensor:

@@ -33,11 +33,13 @@ from aid_robot.training.samples import collate_samples
 from aid_robot.training.stages import STAGE_CLASSES, Stage, make_stage
 from aid_robot.training.stages.stage import Figures
 from aid_robot.training.start import (
+    check_output,
     first_config,
     first_model,
     load_changed,
     put_weights,
     save_trained,
+    trains_unet,
 )
 from aid_robot.training.trainer import Trainer, check_recipe
 
@@ -106,6 +108,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, folder: Path, accelerator: Any) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
+        check_output(recipe)
         self.data = TrainingData.open(recipe.data)
         self.states = make_state_predictor(
             recipe.model.states, num_states=first_config(recipe.model).num_states, fallback=False
@@ -125,7 +128,7 @@ class Run:
             self._say(f"stage {name}: done before, {folder / MODEL}")
             return
         config, kind = recipe.stages[name], STAGE_CLASSES[name]
-        model = self._model(start)
+        model = self._model(name, start)
         check_sizes(self.data.store, model.config)
         cache = self._cache(kind, model) if config.use_cache else None
         clips = training_clips(
@@ -163,11 +166,15 @@ class Run:
             return self.folder_of(order[order.index(name) - 1]) / MODEL
         return resolve(self.recipe.model.start) if self.recipe.model.start else None
 
-    def _model(self, start: Path | None) -> AIDModel:
+    def _model(self, name: StageName, start: Path | None) -> AIDModel:
         recipe = self.recipe
         if start is None or not (start / "aid").is_dir():
             return first_model(recipe, self.data.store, self.states)
-        return load_changed(start, self._model_config(start), recipe.seed)
+        wanted = self._model_config(start)
+        if not trains_unet(name, recipe.stages[name]):  # a later stage turns the UNet's output
+            kept = {k: v for k, v in wanted.config.items() if k != "prediction_type"}
+            wanted = replace(wanted, config=kept)
+        return load_changed(start, wanted, recipe.seed)
 
     def _model_config(self, start: Path) -> ModelConfig:
         # What the recipe itself has trained is not begun anew.
@@ -255,7 +262,7 @@ class Run:
     ) -> None:
         """Save the model, made anew from where the stage began and the trained weights."""
         recipe, folder = self.recipe, self.folder_of(name)
-        model = self._model(start)
+        model = self._model(name, start)
         extras = put_weights(model, weights)
         if name == "vae":
             # What is scaled is clips, whatever the stage looked at.

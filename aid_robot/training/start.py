@@ -32,13 +32,15 @@ from aid_robot.model.checkpoint import (
     save_aid,
     save_model,
 )
-from aid_robot.model.config import AIDConfig, preset
+from aid_robot.model.config import AIDConfig, PredictionType, preset
 from aid_robot.model.states import StatePredictor
-from aid_robot.training.config import ModelConfig, Recipe
+from aid_robot.training.config import ModelConfig, Recipe, StageConfig, StageName
 from aid_robot.training.tables import build, merge
 
-# Fields of AIDConfig that don't change what weights an AID part has, or mean.
-_LOOSE = {"sampling", "fps", "motion_bucket_id", "noise_aug_strength", "given_frames", "tuned_base"}
+# Fields of AIDConfig that don't change what weights an AID part has, or mean; `turn_output` sees to
+# the last one.
+_LOOSE = {"sampling", "fps", "motion_bucket_id", "noise_aug_strength", "given_frames", "tuned_base",
+          "prediction_type"}  # fmt: skip
 
 
 def first_config(wanted: ModelConfig) -> AIDConfig:
@@ -64,7 +66,35 @@ def first_model(recipe: Recipe, store: EpisodeStore, states: StatePredictor) -> 
             f"model.start='{model.start}' on few pictures: leave out 'clip', which is for small "
             "models"
         )
-    return from_svd(model.start, with_changes(preset(model.preset), model.config), seed=recipe.seed)
+    config = with_changes(preset(model.preset), model.config)
+    return turn_output(from_svd(model.start, config, seed=recipe.seed), "v_prediction")
+
+
+def trains_unet(name: StageName, config: StageConfig) -> bool:
+    """Say whether a stage trains the UNet whole."""
+    return name == "prior" or (name == "aid" and config.trains == "full")
+
+
+def check_output(recipe: Recipe) -> None:
+    """Refuse to let a UNet that stays frozen put out something else than it was trained for."""
+    start, stages = recipe.model.start, recipe.stages
+    wanted, known = first_config(recipe.model), AIDConfig()  # SVD's
+    if start and (resolve(start) / AID_FOLDER / AID_CONFIG).exists():
+        known = load_config(resolve(start))
+    anew = any(trains_unet(name, config) for name, config in stages.items())
+    # The prior knows no text, and so no draft.
+    by_aid = "aid" not in stages or trains_unet("aid", stages["aid"])
+    drafts, drafted = (c.conditioning_fill == "draft" for c in (wanted, known))
+    for name, wrong in (
+        ("prediction_type", start and not anew and wanted.prediction_type != known.prediction_type),
+        ("conditioning_fill", not by_aid and drafts != drafted),
+    ):
+        if wrong:
+            raise ConfigError(
+                f"{name}='{getattr(wanted, name)}' changes what the UNet puts out, and the one "
+                f"that stays frozen was trained with '{getattr(known, name)}': leave it so, or set "
+                "aid.trains='full'"
+            )
 
 
 def load_changed(folder: Path, wanted: ModelConfig, seed: int = 0) -> AIDModel:
@@ -76,13 +106,25 @@ def load_changed(folder: Path, wanted: ModelConfig, seed: int = 0) -> AIDModel:
     if fits and not wanted.fresh_aid:
         model = load_model(folder)
         set_config(model, new)
-        return model
+        return turn_output(model, old.prediction_type)
     if not (folder / "unet").is_dir():
         assert new.base_model is not None
         return from_svd(new.base_model, new, text_model=new.text_model, seed=seed)
     model = from_svd(folder, new, seed=seed)
     # It is whole in itself, as the one that it comes from.
     set_config(model, model.config.replace(base_model=None, text_model=None))
+    return turn_output(model, old.prediction_type)
+
+
+def turn_output(model: AIDModel, before: PredictionType) -> AIDModel:
+    """Let a UNet that was trained for another `prediction_type` begin near what it knows.
+
+    Where noise is all, v is -x0: the UNet's last layer changes its sign. Elsewhere it has to learn.
+    """
+    if model.config.prediction_type != before:
+        with torch.no_grad():
+            for parameter in model.unet.conv_out.parameters():
+                parameter.neg_()
     return model
 
 

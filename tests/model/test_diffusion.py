@@ -138,8 +138,23 @@ def test_bad_step_counts(steps: object) -> None:
 
 
 @torch.no_grad()
-def test_one_noise_level_a_row_equals_one_at_a_time() -> None:
-    model = tiny_model()
+def test_a_unet_of_x0_is_taken_at_its_word() -> None:
+    model = tiny_model(prediction_type="sample")
+    pixels = torch.rand(1, 1, 3, 32, 32) * 2 - 1
+    encodings = model.encode(pixels, pixels, ["open the drawer"], [["a", "b", "c", "d"]])
+    condition = model.condition(encodings)
+    latents, sigma = torch.randn(1, *model.latent_shape), 3.0
+    sample = torch.cat([latents / 10**0.5, condition.latents], dim=2)
+    time = torch.full((1,), math.log(sigma) / 4)
+    expected = model.unet(sample, time, condition.context, condition.added_time_ids)
+    found = model.denoise(latents, sigma, condition)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+@torch.no_grad()
+def test_one_noise_level_a_row_equals_one_at_a_time(prediction_type: str) -> None:
+    model = tiny_model(prediction_type=prediction_type)
     pixels = torch.rand(2, 1, 3, 32, 32) * 2 - 1
     states = [["a", "b", "c", "d"]] * 2
     encodings = model.encode(pixels, pixels, ["open the drawer", "lift the red cube"], states)

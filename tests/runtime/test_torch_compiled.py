@@ -9,6 +9,7 @@ from torch import Tensor
 from aid_robot.errors import RuntimeUnavailableError
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.conditioning import Condition, Encodings
+from aid_robot.model.config import PredictionType
 from aid_robot.model.guidance import FULL, IMAGE
 from aid_robot.runtime import make_denoiser
 from aid_robot.runtime.buffers import InputBuffers, Recent
@@ -33,11 +34,15 @@ def make_step(model: AIDModel) -> tuple[Tensor, Condition]:
     return latents, model.condition(encodings, [IMAGE, FULL])
 
 
-def test_a_compiled_network_predicts_what_eager_torch_does() -> None:
-    model = tiny_model()
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+def test_a_compiled_network_predicts_what_eager_torch_does(
+    prediction_type: PredictionType,
+) -> None:
+    model = tiny_model(prediction_type=prediction_type)
     latents, condition = make_step(model)
     # Traced whole, graph breaks and all, without the minutes of a C++ compiler.
-    denoiser = NetworkDenoiser(compiled(model, backend="eager"), model.dtype)
+    network = compiled(model, backend="eager")
+    denoiser = NetworkDenoiser(network, model.dtype, prediction_type)
     with torch.no_grad():
         expected = TorchDenoiser(model).denoise(latents, 3.0, condition)
         found = denoiser.denoise(latents, 3.0, condition)

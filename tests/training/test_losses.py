@@ -25,6 +25,13 @@ def test_edm_loss_is_the_v_loss() -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_no_noise_level_counts_more_than_the_bound() -> None:
+    target, ones = torch.zeros(3, 2, 1, 4, 4), torch.ones(3, 2)
+    sigma = torch.tensor([0.01, 0.5, 30.0])  # SNR + 1 = 10,001, 5 and about 1
+    loss = edm_loss(target + 1, target, sigma, ones, snr_gamma=5)
+    torch.testing.assert_close(loss, torch.tensor([5.0, 5.0, 1 + 1 / 900]))
+
+
 def test_frames_of_weight_zero_do_not_count() -> None:
     target = torch.zeros(1, 3, 1, 2, 2)
     prediction = target.clone()

@@ -66,6 +66,22 @@ def test_each_stage_trains_its_parts_and_no_others(
     assert f"{sum(p.numel() for p in stage.trained.values()):,d}" in table
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "moves"),
+    [("clip", {}, True), ("aid", {"auxiliary_weight": 0.1}, True), ("aid", {}, False)],
+)
+def test_a_model_s_own_draft_trains_by_its_own_loss_alone(
+    tmp_path: Path, name: StageName, config: dict[str, object], moves: bool
+) -> None:
+    model = tiny_model(sizes=SMALL, conditioning_fill="draft")
+    stage = tiny_stage(name, model, **{"steps": 2, **config})
+    before = weights(stage)
+    tiny_trainer(tmp_path, stage).run()
+    changed = {n for n, tensor in weights(stage).items() if not tensor.equal(before[n])}
+    assert any(n.startswith("condition_encoder.draft.") for n in changed) == moves
+    assert not any(n.startswith("head.") for n in before)
+
+
 def test_a_better_decoder_leaves_latents_as_they_are(tmp_path: Path) -> None:
     stage = tiny_stage("vae", trains="decoder", steps=2)
     before, config = weights(stage), dict(stage.model.vae.config)

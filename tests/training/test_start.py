@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from aid_robot.model.aid import AIDModel
 from aid_robot.model.checkpoint import from_svd, load_model, save_model
 from aid_robot.model.states import TemplateStatePredictor
 from aid_robot.training.config import ModelConfig
+from aid_robot.training.recipes import load_recipe
+from aid_robot.training.run import train
 from aid_robot.training.start import first_model, load_changed, put_weights, save_trained
 from tests.tiny import tiny_config, tiny_model
 from tests.training.conftest import DebugRun
@@ -35,6 +38,47 @@ def test_a_model_is_loaded_or_its_aid_part_begun_anew(tiny_model_dir: Path) -> N
         assert fresh.config.base_model is None
     with pytest.raises(ConfigError, match=r"did you mean 'dqformer.states'"):
         load_changed(tiny_model_dir, ModelConfig(config={"dqformer": {"stats": 1}}))
+
+
+@torch.no_grad()
+def test_a_unet_of_v_begins_near_what_it_knows_of_x0(tiny_model_dir: Path) -> None:
+    old = load_model(tiny_model_dir)
+    new = load_changed(tiny_model_dir, ModelConfig(config={"prediction_type": "sample"}))
+    assert aid_part(new).equal(aid_part(old))
+    pixels = torch.zeros(1, 1, 3, 32, 32)
+    encodings = old.encode(pixels, pixels, ["open the drawer"], [["a", "b", "c", "d"]])
+    latents = 500.0 * torch.randn(1, *old.latent_shape)
+    expected = old.denoise(latents, 500.0, old.condition(encodings))
+    found = new.denoise(latents, 500.0, new.condition(encodings))
+    assert (found - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def test_a_unet_is_not_turned_while_it_is_frozen(debug_run: DebugRun, tmp_path: Path) -> None:
+    """Towers first, then the UNet: its output turns with the stage that trains it."""
+    changes = [
+        f"data.store={debug_run.store}",
+        f"model.start={debug_run.model}",
+        *(f"{stage}.{what}" for stage in ("clip", "aid") for what in ("steps=1", "batch_size=2")),
+        *("clip.alternatives=1", "aid.alternatives=1", "aid.validation_clips=2"),
+        "stages=['clip', 'aid']",
+    ]
+    for wanted in ("prediction_type=sample", "conditioning_fill=draft"):
+        frozen = load_recipe("bundled_more", [*changes, f"model.config.{wanted}", "aid.trains=aid"])
+        with pytest.raises(ConfigError, match=r"changes what the UNet.*aid\.trains='full'"):
+            train(frozen, tmp_path / "frozen", device="cpu")
+    turned = [*changes, "model.config.prediction_type=sample", "aid.snr_gamma=5"]
+    trained = train(load_recipe("bundled_more", turned), tmp_path / "run", device="cpu")
+    between, after = load_model(tmp_path / "run" / "clip" / "model"), load_model(trained)
+    assert (between.config.prediction_type, after.config.prediction_type) == (
+        "v_prediction",
+        "sample",
+    )
+    before = load_model(debug_run.model).unet.conv_out.weight
+    assert between.unet.conv_out.weight.equal(before)
+    cosine = torch.cosine_similarity(after.unet.conv_out.weight.flatten(), -before.flatten(), dim=0)
+    assert cosine > 0.9
+    scheduler = json.loads((trained / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["prediction_type"] == "sample"
 
 
 @pytest.mark.parametrize(("keeps_towers", "whole"), [(True, False), (False, True)])

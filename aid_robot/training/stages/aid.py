@@ -10,15 +10,15 @@ from torch import Tensor
 
 from aid_robot.data.episode import UInt8Array
 from aid_robot.model.aid import AIDModel
-from aid_robot.model.conditioning import Condition, Encodings, micro_conditioning
+from aid_robot.model.conditioning import Condition, Encodings
 from aid_robot.model.dqformer import MCondition
 from aid_robot.model.guidance import Branch, DualGuidance
 from aid_robot.model.states import StatePredictor
 from aid_robot.training.config import StageConfig
+from aid_robot.training.draft import draft_loss, drafted_frames, teaching_head
 from aid_robot.training.noise import Noise
 from aid_robot.training.samples import Batch, first, other_instructions
 from aid_robot.training.stages.diffusion import DiffusionStage
-from aid_robot.training.stages.draft import DraftHead, draft_loss, drafted_frames
 from aid_robot.training.stages.stage import Figures, psnr_by_clip, tiled
 
 
@@ -47,13 +47,15 @@ class AIDStage(DiffusionStage):
         super().__init__(model, config, states, cached=cached, embedded=embedded)
         self._null: tuple[Tensor, Tensor] | None = None
         if config.auxiliary_weight:
-            self.head = DraftHead.for_model(model)
+            self.head = teaching_head(model)
 
     def trained_names(self) -> set[str]:
         names = {f"unet.{name}" for name in self.model.unet.aid_parameter_names()}
         if self.config.trains == "full":
             names = self.names_of("unet")
         names |= self.names_of("condition_encoder")
+        if not self.config.auxiliary_weight:  # no loss would reach the draft
+            names = {name for name in names if ".draft." not in name}
         if self.config.train_towers:
             names |= self.names_of("image_encoder", "text_encoder")
         return names
@@ -66,10 +68,12 @@ class AIDStage(DiffusionStage):
         condition, context = self._condition(encodings, batch, text_dropped, image_dropped)
         further = latents.new_zeros(())
         if self.config.auxiliary_weight:
-            weight = self.weight_of(batch) * (~text_dropped)[:, None]
+            weight = self.weight_of(batch) * (~image_dropped)[:, None]
             frames = drafted_frames(noise, self.model.config)
+            head = self.model.condition_encoder.draft or self.head
+            assert head is not None
             draft = draft_loss(
-                *(self.head, self.model, context.spatial[:, frames]),
+                *(head, self.model, context.spatial[:, frames]),
                 latents[:, : self.model.config.num_conditioning_frames],
                 latents[:, frames],
                 weight[:, frames],
@@ -121,12 +125,8 @@ class AIDStage(DiffusionStage):
         )
         encoder = model.condition_encoder
         context = encoder.dqformer(encodings.text, encodings.states, encodings.image)
-        condition = Condition(
-            context=model.unet.project_context(context.spatial, context.temporal),
-            latents=encoder.fill(encodings.given) * keep.reshape(-1, 1, 1, 1, 1),
-            added_time_ids=micro_conditioning(model.config, len(batch), keep.device),
-        )
-        return condition, context
+        latents = encoder.fill(encodings.given) * keep.reshape(-1, 1, 1, 1, 1)
+        return model.condition_on(context, latents), context
 
     def _null_text(self) -> tuple[Tensor, Tensor]:
         if self.config.train_towers:

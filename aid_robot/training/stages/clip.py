@@ -15,10 +15,10 @@ from aid_robot.model.conditioning import tokenize
 from aid_robot.model.latents import to_clip_pixels, to_pixels
 from aid_robot.model.states import StatePredictor
 from aid_robot.training.config import StageConfig
+from aid_robot.training.draft import draft_loss, drafted_frames, teaching_head
 from aid_robot.training.losses import contrastive_loss
 from aid_robot.training.noise import Noise
 from aid_robot.training.samples import Batch, other_instructions
-from aid_robot.training.stages.draft import DraftHead, draft_loss, drafted_frames
 from aid_robot.training.stages.stage import Figures, Frames, Stage
 
 # Weight of the contrastive loss beside the draft's.
@@ -59,7 +59,7 @@ class CLIPStage(Stage):
         embedded: bool = False,
     ) -> None:
         super().__init__(model, config, states, cached=cached, embedded=embedded)
-        self.head = DraftHead.for_model(model)
+        self.head = teaching_head(model)
         self.contrast = _Contrast(
             model.text_encoder.config.hidden_size, model.image_encoder.config.projection_dim
         )
@@ -68,7 +68,7 @@ class CLIPStage(Stage):
         return self.names_of("image_encoder", "text_encoder") | {
             name
             for name in self.names_of("condition_encoder")
-            if "condition_encoder.dqformer." in name
+            if name.startswith(("condition_encoder.dqformer.", "condition_encoder.draft."))
         }
 
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
@@ -82,8 +82,10 @@ class CLIPStage(Stage):
         tokens = self.model.encode_towers(self.pixels(batch)[:, 0], instructions, states)
         context = self.model.condition_encoder.dqformer(*tokens)
         given = self.latents_of(batch, slice(self.model.config.num_conditioning_frames))
+        head = self.model.condition_encoder.draft or self.head
+        assert head is not None
         return draft_loss(
-            *(self.head, self.model, context.spatial[:, frames], given),
+            *(head, self.model, context.spatial[:, frames], given),
             self.latents_of(batch, frames),
             self.weight_of(batch)[:, frames],
         )

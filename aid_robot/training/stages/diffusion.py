@@ -46,8 +46,12 @@ class DiffusionStage(Stage):
         # Spread evenly over the step's clips: few of them tell much of all noise levels.
         drawn = torch.special.ndtri(noise.spread())
         sigma = (drawn * self.config.p_std + self.config.p_mean).exp()
-        loss = self.denoising_loss(batch, latents, condition, sigma, noise).mean()
-        return loss + further
+        loss = self.denoising_loss(
+            *(batch, latents, condition, sigma, noise),
+            motion_weight=self.config.motion_weight,
+            snr_gamma=self.config.snr_gamma,
+        )
+        return loss.mean() + further
 
     def denoising_loss(
         self,
@@ -56,16 +60,18 @@ class DiffusionStage(Stage):
         condition: Condition,
         sigma: Tensor,
         noise: Noise,
-        motion_weight: float | None = None,
+        *,
+        motion_weight: float = 0.0,
+        snr_gamma: float | None = None,
     ) -> Tensor:
         """Return the loss of each clip at its noise level, (B,)."""
         count = self.model.config.num_conditioning_frames
         target = self.model.to_diffusion(latents, latents[:, :count])
         noisy = target + sigma.reshape(-1, 1, 1, 1, 1) * noise.normal(*target.shape[1:])
         prediction = self.model.denoise(noisy, sigma, condition)
-        strength = self.config.motion_weight if motion_weight is None else motion_weight
-        where = motion_weights(target, strength) if strength else None
-        return edm_loss(prediction.float(), target, sigma, self.weight_of(batch), where)
+        where = motion_weights(target, motion_weight) if motion_weight else None
+        weight = self.weight_of(batch)
+        return edm_loss(prediction.float(), target, sigma, weight, where, snr_gamma)
 
     def given(self, batch: Batch, latents: Tensor, noise: Noise) -> Tensor:
         """Return the conditioning latents (B, K, C, h, w), with SVD's noise and the recipe's."""
@@ -106,7 +112,7 @@ class DiffusionStage(Stage):
         figures: Figures = {}
         for level in FIXED_SIGMAS:
             sigma = torch.full((len(batch),), level, device=latents.device)
-            loss = self.denoising_loss(batch, latents, condition, sigma, noise, motion_weight=0.0)
+            loss = self.denoising_loss(batch, latents, condition, sigma, noise)
             figures[f"loss_sigma_{level:g}"] = loss.cpu().numpy()
         if predictions:
             some = first(batch, predictions)

@@ -1,8 +1,9 @@
-"""A draft of the clip, regressed from the context alone.
+"""A draft of the clip, regressed from DQFormer's context and the given frame.
 
 Text grounding, not denoising, is what a small model learns late; a head that must draw all frames
-from the context's tokens teaches it the towers and DQFormer at a fraction of the UNet's cost. It is
-not part of AID, and predictions don't use it.
+from the context's tokens teaches it the towers and DQFormer at a fraction of the UNet's cost. With
+`conditioning_fill="draft"` it stays: the UNet sees the draft in the conditioning latents and adds
+what is wrong with it. It is not part of the paper.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aid_robot.model.adapters import attend
-from aid_robot.model.aid import AIDModel
-from aid_robot.model.build import sine_places
-from aid_robot.model.config import AIDConfig
-from aid_robot.training.noise import Noise
+from aid_robot.model.positions import sine_places
 
 # Side, in latent pixels, from which it draws patches.
 _LARGE = 16
@@ -59,14 +57,14 @@ class DraftHead(nn.Module):
         )
 
     @classmethod
-    def for_model(cls, model: AIDModel, seed: int = 0) -> DraftHead:
-        """Build the head that fits a model."""
-        _, channels, height, width = model.latent_shape
+    def sized(cls, context_dim: int, channels: int, size: tuple[int, int]) -> DraftHead:
+        """Build the head for latents of a size, from a seed of its own."""
+        height, width = size
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             # At half the resolution it costs a quarter, and still is fine enough to teach.
-            patch = 2 if min(height, width) >= _LARGE and not (height % 2 or width % 2) else 1
-            return cls(model.unet.config.cross_attention_dim, channels, (height, width), patch)
+            patch = 2 if min(size) >= _LARGE and not (height % 2 or width % 2) else 1
+            return cls(context_dim, channels, size, patch)
 
     def forward(self, context: Tensor, given: Tensor) -> Tensor:
         """Draw what is denoised.
@@ -88,38 +86,3 @@ class DraftHead(nn.Module):
         drawn = self.draw(hidden.transpose(1, 2).unflatten(2, given.shape[-2:]))
         clips: Tensor = F.pixel_shuffle(drawn, self.patch).unflatten(0, (-1, frames))
         return clips
-
-
-def drafted_frames(noise: Noise, config: AIDConfig) -> list[int]:
-    """Draw which frames a step drafts: one of each half of the future, since drawing is dear."""
-    first, end = config.num_conditioning_frames, config.num_frames
-    middle = (first + end) // 2
-    return [
-        low + int(noise.shared() * (high - low))
-        for low, high in ((first, middle), (middle, end))
-        if low < high
-    ]
-
-
-def draft_loss(
-    head: DraftHead,
-    model: AIDModel,
-    context: Tensor,
-    given: Tensor,
-    latents: Tensor,
-    weight: Tensor,
-) -> Tensor:
-    """Return the squared error of the draft of each clip, (B,), in the F frames that are drawn.
-
-    Args:
-        head: Draws the clips.
-        model: Says what is denoised.
-        context: Tokens of each of these frames, (B, F, T, D).
-        given: Unscaled latents of the given frames, (B, K, C, h, w).
-        latents: Unscaled latents of the frames, (B, F, C, h, w).
-        weight: Which frames count, (B, F).
-    """
-    target = model.to_diffusion(latents, given)
-    drawn = head(context, given[:, -1] * model.vae.config.scaling_factor)
-    error = F.mse_loss(drawn.float(), target, reduction="none").mean(dim=(2, 3, 4))
-    return (error * weight).sum(1) / weight.sum(1).clamp(min=1)
