@@ -266,6 +266,16 @@ def _dqformer(parts: _Parts) -> Source:
     return _source(_DQFormer, dqformer, inputs, outputs, parts)
 
 
+class _Draft(nn.Module):
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, spatial: Tensor, given: Tensor) -> Tensor:
+        drawn: Tensor = self.head(spatial, given)
+        return drawn
+
+
 def _draft(parts: _Parts) -> Source:
     model = parts.model
     head = model.condition_encoder.draft
@@ -282,7 +292,7 @@ def _draft(parts: _Parts) -> Source:
         parts.spec("given", ("rows", channels, *size), "last given frame's latents, scaled"),
     )
     drawn = parts.spec("draft", ("rows", frames, channels, *size), "in the space that is denoised")
-    return _source(lambda module: module, head, inputs, (drawn,), parts)
+    return _source(_Draft, head, inputs, (drawn,), parts)
 
 
 class _ImageEncoder(nn.Module):

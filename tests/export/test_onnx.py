@@ -56,13 +56,23 @@ def test_the_bundled_model_equals_torch_at_any_batch(
     check_part(onnx_exports.folded, model, role, 1e-5)
 
 
+def test_a_model_that_drafts_has_its_draft_as_a_graph(tmp_path: Path) -> None:
+    plain = tiny.tiny_model()
+    drafting = tiny.tiny_model(conditioning_fill="draft")
+    assert set(graphs.roles_of(drafting)) - set(graphs.roles_of(plain)) == {"draft"}
+    export_onnx(drafting, tmp_path, roles=["draft"])
+    check_part(tmp_path, drafting, "draft", 1e-5)
+    with pytest.raises(ConfigError, match="has 'learned': leave it out"):
+        export_onnx(plain, tmp_path, roles=["draft"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("fp16", 1e-2)])
 def test_every_part_equals_torch_in_both_precisions(
     tmp_path: Path, model: AIDModel, precision: str, limit: float
 ) -> None:
     export_onnx(model, tmp_path, precision=precision)
-    for role in graphs.ROLES:
+    for role in graphs.roles_of(model):
         check_part(tmp_path, model, role, limit)
 
 
