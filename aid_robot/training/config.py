@@ -71,6 +71,8 @@ class ModelConfig:
     fresh_aid: bool = False
     # Model folder or hub id whose VAE a model with random weights begins with, where `start` is "".
     vae: str = ""
+    # The same of its image and text towers, with their vocabulary and at their sizes.
+    towers: str = ""
     # Upper bound of a fresh model's vocabulary.
     vocabulary: int = 2048
     # Who splits instructions: "template", "llava:..." or "endpoint:...".
@@ -244,11 +246,13 @@ class Recipe:
                 f"stages={list(self.stages)} would train on a VAE with random weights: add 'vae', "
                 "or set model.start or model.vae"
             )
-        if self.model.start and self.model.vae:
-            raise ConfigError(
-                f"model.vae='{self.model.vae}' would replace the VAE that the UNet of "
-                f"model.start='{self.model.start}' knows: leave one of the two out"
-            )
+        for part in ("vae", "towers"):
+            other = getattr(self.model, part)
+            if self.model.start and other:
+                raise ConfigError(
+                    f"model.{part}='{other}' would replace what the UNet of "
+                    f"model.start='{self.model.start}' knows: leave one of the two out"
+                )
         if self.model.start and self.model.sizes:
             raise ConfigError(
                 f"model.sizes={self.model.sizes} would change the parts of "

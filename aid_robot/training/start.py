@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from aid_robot.model.aid import AIDModel
 from aid_robot.model.build import (
     SMALL_SIZES,
     ModelSizes,
+    build_condition_encoder,
     build_model,
     build_tokenizer,
     zero_residual_branches,
@@ -150,7 +151,7 @@ def new_small_model(
         _take_vae(model, resolve(config.vae))
     else:
         zero_residual_branches(model.vae)
-    return model
+    return _with_towers(model, resolve(config.towers), seed) if config.towers else model
 
 
 def _take_vae(model: AIDModel, folder: Path) -> None:
@@ -169,6 +170,36 @@ def _take_vae(model: AIDModel, folder: Path) -> None:
     model.vae.register_to_config(scaling_factor=other.vae.config.scaling_factor)
     set_config(
         model, model.config.replace(latent_reference_scale=other.config.latent_reference_scale)
+    )
+
+
+def _with_towers(model: AIDModel, folder: Path, seed: int) -> AIDModel:
+    """Begin with another model's towers, and a fresh AID part that fits them."""
+    other = load_model(folder)
+    wanted, found = (
+        model.unet.config.cross_attention_dim,
+        other.image_encoder.config.projection_dim,
+    )
+    if wanted != found:
+        raise ConfigError(
+            f"model.towers='{folder}' gives image tokens of width {found}, but model.sizes asks "
+            f"for context_dim={wanted}: set that to {found}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = build_condition_encoder(
+            model.config,
+            unet=model.unet,
+            vae=model.vae,
+            image_encoder=other.image_encoder,
+            text_encoder=other.text_encoder,
+        )
+    return replace(
+        model,
+        image_encoder=other.image_encoder,
+        text_encoder=other.text_encoder,
+        tokenizer=other.tokenizer,
+        condition_encoder=encoder,
     )
 
 

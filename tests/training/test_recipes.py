@@ -81,8 +81,10 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         load_recipe("debug", ["cache.embeddings=true", "aid.train_towers=true"])
     with pytest.raises(ConfigError, match=r"would be copied to each of data.workers=2"):
         load_recipe("debug", ["cache.where=memory", "data.workers=2"])
-    with pytest.raises(ConfigError, match=r"model.vae='b' would replace the VAE"):
-        load_recipe("debug", ["stages=['aid']", "model.sizes={}", "model.start=a", "model.vae=b"])
+    for part in ("vae", "towers"):
+        both = ["model.sizes={}", "model.start=a", f"model.{part}=b"]
+        with pytest.raises(ConfigError, match=rf"model.{part}='b' would replace what the UNet"):
+            load_recipe("debug", ["stages=['aid']", *both])
     with pytest.raises(ConfigError, match="where='none' keeps nothing"):
         load_recipe("debug", ["cache.where=none", "cache.versions=2"])
 

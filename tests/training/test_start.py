@@ -102,6 +102,31 @@ def test_nothing_that_was_trained_is_lost(tmp_path: Path, keeps_towers: bool, wh
         assert found.modules[part].state_dict()[rest].equal(tensor)
 
 
+def test_a_small_model_may_begin_with_the_towers_of_another(debug_run: DebugRun) -> None:
+    narrow = "model.sizes.text_width=64"  # those of the other count
+    recipe = debug_run.recipe(f"model.towers={debug_run.model}", narrow, "seed=5")
+    with EpisodeStore.open(debug_run.store) as store:
+        model, other = (
+            first_model(recipe, store, TemplateStatePredictor()),
+            load_model(debug_run.model),
+        )
+        for part in ("image_encoder", "text_encoder"):
+            for name, tensor in other.modules[part].state_dict().items():
+                assert model.modules[part].state_dict()[name].equal(tensor)
+        text = "lift the red cube"
+        assert model.tokenizer(text).input_ids == other.tokenizer(text).input_ids
+        assert not aid_part(model).equal(aid_part(other))
+        assert not model.vae.encoder.conv_in.weight.equal(other.vae.encoder.conv_in.weight)
+        pixels = torch.zeros(1, 1, 3, 32, 32)
+        encodings = model.encode(pixels, pixels, [text], [[text] * 4])
+        assert model.condition(encodings).latents.shape == (1, *model.latent_shape)
+        wider = debug_run.recipe(f"model.towers={debug_run.model}", "model.sizes.context_dim=64")
+        with pytest.raises(
+            ConfigError, match=r"width 32, but model\.sizes asks for context_dim=64"
+        ):
+            first_model(wider, store, TemplateStatePredictor())
+
+
 def test_a_small_model_may_begin_with_the_vae_of_another(debug_run: DebugRun) -> None:
     """The latents are then scaled as that VAE's are."""
     recipe = debug_run.recipe(f"model.vae={debug_run.model}", "seed=5")
