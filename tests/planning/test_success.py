@@ -104,7 +104,11 @@ def test_a_calibration_beside_it_is_used(trained: SuccessModel, tmp_path: Path) 
     (tmp_path / "success" / "calibration.json").write_text("{}")
     with pytest.raises(CheckpointError, match="calibration"):
         SuccessScorer.load(tmp_path)
-    Calibration("platt", (1e-3,), (0.0,)).save(tmp_path / "success" / "calibration.json")
+    flat = Calibration("platt", (1e-3,), (0.0,), facts={"scorer": "image:latent"})
+    flat.save(tmp_path / "success" / "calibration.json")
+    with pytest.raises(CheckpointError, match=r"by 'image:latent', and here are those by 'succe"):
+        SuccessScorer.load(tmp_path)
+    replace(flat, facts={"scorer": "success"}).save(tmp_path / "success" / "calibration.json")
     scorer, goal = SuccessScorer.load(tmp_path), Goal(text="push the square left")
     plain = SuccessScorer(trained)([moving(5, START)], goal)
     assert scorer([moving(5, START)], goal) == pytest.approx(plain), (

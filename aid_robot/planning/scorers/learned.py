@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from aid_robot.clip import Foresight
-from aid_robot.errors import ScoreError
+from aid_robot.errors import CheckpointError, ScoreError
 from aid_robot.planning.calibration import FILE, Calibration
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers.scorer import (
@@ -42,7 +42,16 @@ class SuccessScorer:
         """Load a classifier with its calibration, if it has one; None takes the bundled one."""
         model = SuccessModel.load(folder, device)
         path = model.folder / FILE
-        return cls(model, Calibration.load(path) if path.exists() else None)
+        if not path.exists():
+            return cls(model)
+        calibration = Calibration.load(path)
+        fitted_on = calibration.facts.get("scorer", cls.name)
+        if fitted_on != cls.name:
+            raise CheckpointError(
+                f"{path} was fitted on scores by '{fitted_on}', and here are those by "
+                f"'{cls.name}': remove it, or fit it on decisions by '{cls.name}'"
+            )
+        return cls(model, calibration)
 
     def __call__(self, foresights: Sequence[Foresight], goal: Goal) -> FloatArray:
         before, after = observed(foresights), final(foresights)
