@@ -184,7 +184,7 @@ def _denoiser(parts: _Parts) -> Source:
     inside, handed = split_weights(model.unet, parts.adapters)
     drafts = model.condition_encoder.draft is not None
     around, seen = (
-        (" less the draft", "; the draft where frames are to predict") if drafts else ("", "")
+        (" less the draft", "; frames to predict hold the draft, unscaled") if drafts else ("", "")
     )
     inputs = (
         parts.spec(
@@ -291,7 +291,11 @@ def _draft(parts: _Parts) -> Source:
         parts.spec("spatial", ("rows", frames, *spatial[1:]), "context of each frame to predict"),
         parts.spec("given", ("rows", channels, *size), "last given frame's latents, scaled"),
     )
-    drawn = parts.spec("draft", ("rows", frames, channels, *size), "in the space that is denoised")
+    drawn = parts.spec(
+        "draft",
+        ("rows", frames, channels, *size),
+        "in the space that is denoised; a given frame is its own",
+    )
     return _source(_Draft, head, inputs, (drawn,), parts)
 
 

@@ -71,15 +71,17 @@ def denoise(
     rows = len(latents)
     levels = sigma.reshape(-1, 1, 1, 1, 1) if isinstance(sigma, Tensor) else sigma
     at = Preconditioning.at(levels, prediction_type)
-    noise = torch.as_tensor(at.noise, dtype=torch.float32, device=latents.device)
-    if condition.draft is not None:
-        latents = latents - condition.draft
+    noise = at.noise
+    if not isinstance(noise, Tensor):  # filled on the device: a copy would wait for it
+        noise = torch.full((rows,), noise, device=latents.device)
+    draft = condition.draft
+    if draft is not None:
+        draft = draft.to(latents.dtype)
+        latents = latents - draft
     sample = torch.cat([(at.in_ * latents).to(dtype), condition.latents.to(dtype)], dim=2)
-    output = network(
-        sample, noise.flatten().expand(rows), condition.context, condition.added_time_ids
-    )
+    output = network(sample, noise.flatten(), condition.context, condition.added_time_ids)
     prediction: Tensor = at.skip * latents + at.out * output.to(latents.dtype)
-    return prediction if condition.draft is None else prediction + condition.draft
+    return prediction if draft is None else prediction + draft
 
 
 @dataclass
@@ -212,28 +214,32 @@ class AIDModel:
         without_text = any(not with_text for _, with_text in branches)
         null_text = self.null_text() if without_text else None
         parts = [self.condition_encoder(encodings, null_text, branch) for branch in branches]
+        with_image = [image for image, _ in branches for _ in range(len(encodings.given))]
         return self.condition_on(
             MCondition(
                 torch.cat([context.spatial for context, _ in parts]),
                 torch.cat([context.temporal for context, _ in parts]),
             ),
             torch.cat([latents for _, latents in parts]),
+            torch.tensor(with_image, device=encodings.given.device),
         )
 
-    def condition_on(self, context: MCondition, latents: Tensor) -> Condition:
+    def condition_on(self, context: MCondition, latents: Tensor, with_image: Tensor) -> Condition:
         """Build the condition from DQFormer's context and the filled conditioning latents.
 
         Args:
             context: Of some rows.
-            latents: (rows, N, C, h, w), unscaled; frames to predict are drafted anew where
-                `conditioning_fill="draft"`.
+            latents: (rows, N, C, h, w), unscaled, zeros for the null image; where
+                `conditioning_fill="draft"` frames to predict are drafted.
+            with_image: Which rows see their image, (rows,) bool; others have no draft.
         """
         draft = None
         if self.condition_encoder.draft is not None:
             given = latents[:, : self.config.num_conditioning_frames]
+            keep = with_image.reshape(-1, 1, 1, 1, 1)
             draft = self._draft(context, given)
-            filled = self.from_diffusion(draft, given)[:, given.shape[1] :]
-            latents = torch.cat([given, filled.to(given.dtype)], dim=1)
+            filled = self.from_diffusion(draft, given)[:, given.shape[1] :].to(given.dtype)
+            draft, latents = draft * keep, torch.cat([given, filled * keep], dim=1)
         return Condition(
             context=self.unet.project_context(context.spatial, context.temporal),
             latents=latents,
@@ -241,14 +247,15 @@ class AIDModel:
             draft=draft,
         )
 
-    @torch.no_grad()  # its own loss trains it
     def _draft(self, context: MCondition, given: Tensor) -> Tensor:
         """Draft the frames to predict; given ones are as they are."""
         count, head = given.shape[1], self.condition_encoder.draft
         assert head is not None
         known = self.to_diffusion(given, given)
-        scaled = given[:, -1] * self.vae.config.scaling_factor
-        return torch.cat([known, head(context.spatial[:, count:], scaled).to(known.dtype)], dim=1)
+        spatial = context.spatial[:, count:]
+        scaled = (given[:, -1] * self.vae.config.scaling_factor).to(spatial.dtype)
+        # Its own loss trains it.
+        return torch.cat([known, head(spatial, scaled).detach().to(known.dtype)], dim=1)
 
     def condition_without_text(self, encodings: Encodings) -> Condition:
         """Build SVD's own condition: the pooled image embedding is the whole context.

@@ -4,9 +4,10 @@
     aid/config.json   aid/model.safetensors
 
 `unet/` is the frozen base exactly as diffusers writes it: its own `StableVideoDiffusionPipeline`
-loads the folder and runs the prior (with SVD's own factor of 8, patches of 1 and `latent_reference`
-"none", since it knows nothing of others). `aid/` holds what AID trains (adapters,
-cross-attention, DQFormer, mask token). A full-size model saves `aid/` alone and names its base.
+loads the folder and runs the prior (with SVD's own factor of 8, patches of 1, `latent_reference`
+"none" and v-prediction, since it knows nothing of others). `aid/` holds what AID trains (adapters,
+cross-attention, DQFormer, mask token or draft). A full-size model saves `aid/` alone and
+names its base.
 """
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def aid_state_dict(model: AIDModel) -> dict[str, Tensor]:
-    """Collect what AID trains: adapters, cross-attention, DQFormer and mask token."""
+    """Collect what AID trains: adapters, cross-attention, DQFormer, mask token or draft."""
     trained = set(model.unet.aid_parameter_names())
     state = {
         _UNET + name: parameter.detach()

@@ -157,8 +157,7 @@ class AIDConfig:
 
     # [our reading] Latents of the frames to predict: the last given one again, zeros, or the last
     # given one plus a learned token that starts at zero; or, not part of the paper, a draft
-    # regressed from DQFormer's context, to which the UNet adds what is missing: a small model
-    # learns instructions much sooner so.
+    # regressed from DQFormer's context, to which the UNet adds what is missing.
     conditioning_fill: ConditioningFill = "learned"
     # [our reading] What DQFormer sees of the image: CLIP's pooled embedding or its patch tokens.
     image_tokens: ImageTokens = "patches"

@@ -29,7 +29,6 @@ class DraftHead(nn.Module):
         self,
         context_dim: int,
         channels: int,
-        size: tuple[int, int],
         patch: int = 1,
         width: int = 128,
         heads: int = 4,
@@ -37,8 +36,6 @@ class DraftHead(nn.Module):
         super().__init__()
         self.heads, self.patch = heads, patch
         channels *= patch**2
-        places = sine_places((size[0] // patch, size[1] // patch), width)
-        self.register_buffer("places", places, persistent=False)
         self.given = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1),
             nn.GELU(),
@@ -64,7 +61,7 @@ class DraftHead(nn.Module):
             torch.manual_seed(0)
             # At half the resolution it costs a quarter, and still is fine enough to teach.
             patch = 2 if min(size) >= _LARGE and not (height % 2 or width % 2) else 1
-            return cls(context_dim, channels, size, patch)
+            return cls(context_dim, channels, patch)
 
     def forward(self, context: Tensor, given: Tensor) -> Tensor:
         """Draw what is denoised.
@@ -77,7 +74,9 @@ class DraftHead(nn.Module):
             (B, N, C, h, w).
         """
         frames, given = context.shape[1], F.pixel_unshuffle(given, self.patch)
-        query = self.given(given).flatten(2).transpose(1, 2) + self.places  # (B, h*w, E)
+        query = self.given(given).flatten(2).transpose(1, 2)  # (B, h*w, E)
+        height, width = given.shape[-2:]
+        query = query + sine_places((height, width), query.shape[-1]).to(query)
         query = query.repeat_interleave(frames, dim=0)  # (B*N, h*w, E)
         tokens = self.tokens_norm(context.flatten(0, 1))  # (B*N, T, D)
         attended = attend(self.to_q(self.norm(query)), self.to_k(tokens), self.to_v(tokens),

@@ -8,7 +8,7 @@ Gathered by branch, that is a weighted sum whose weights add up to 1:
 
 so that a branch of weight 0 need not be computed: s_v = 1 drops the first, s_v = s_t the second,
 s_t = 0 the third. Because the weights add up to 1, guiding the x0-predictions, as done here, is
-the same as guiding the network's outputs.
+the same as guiding the network's outputs (and the drafts, where branches have one).
 """
 
 from __future__ import annotations

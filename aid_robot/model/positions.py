@@ -12,11 +12,10 @@ def sine_places(size: tuple[int, int], width: int) -> Tensor:
 
     The lowest frequency goes half round over the picture, so that no two places are alike.
     """
-    # Constants, also where weights are built without storage.
     quarter = width // 4
-    frequencies = torch.pi * 2 ** torch.linspace(-1, 4, quarter, device="cpu")
-    rows = (torch.arange(size[0], device="cpu") + 0.5) / size[0]
-    columns = (torch.arange(size[1], device="cpu") + 0.5) / size[1]
+    frequencies = torch.pi * 2 ** torch.linspace(-1, 4, quarter)
+    rows = (torch.arange(size[0]) + 0.5) / size[0]
+    columns = (torch.arange(size[1]) + 0.5) / size[1]
     y = (rows[:, None] * frequencies)[:, None].expand(-1, size[1], -1)
     x = (columns[:, None] * frequencies)[None].expand(size[0], -1, -1)
     places = torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1).flatten(0, 1)

@@ -267,7 +267,7 @@ class AIDUNet(UNetSpatioTemporalConditionModel):
         context: Sequence[LayerContext],
         added_time_ids: Tensor,
     ) -> Tensor:
-        """Predict v from noisy latents.
+        """Predict v, or x0, from noisy latents.
 
         Args:
             sample: Noisy latents and conditioning latents on channels, (B, F, C_in, H, W).

@@ -32,10 +32,7 @@ class NetworkDenoiser:
     """
 
     def __init__(
-        self,
-        network: Network,
-        dtype: torch.dtype,
-        prediction_type: PredictionType = "v_prediction",
+        self, network: Network, dtype: torch.dtype, prediction_type: PredictionType
     ) -> None:
         self.network = network
         self._dtype = dtype

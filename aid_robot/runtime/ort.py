@@ -104,7 +104,7 @@ class OrtNetwork:
         context: Sequence[LayerContext],
         added_time_ids: Tensor,
     ) -> Tensor:
-        """Predict v; see `aid_robot.runtime.denoiser.Network`."""
+        """Run the UNet; see `aid_robot.model.aid.Network`."""
         inputs = {SAMPLE: sample, TIMESTEP: timestep, TIME_IDS: added_time_ids}
         return self._graph({**inputs, **flatten_context(context), **self._weights})[OUTPUT]
 

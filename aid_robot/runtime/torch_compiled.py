@@ -73,7 +73,7 @@ class CUDAGraphNetwork:
         context: Sequence[LayerContext],
         added_time_ids: Tensor,
     ) -> Tensor:
-        """Predict v; see `Network`."""
+        """Run the UNet; see `Network`."""
         inputs = {SAMPLE: sample, TIMESTEP: timestep, TIME_IDS: added_time_ids}
         inputs |= flatten_context(context)
         key = tuple((tensor.shape, tensor.dtype) for tensor in inputs.values())

@@ -61,7 +61,7 @@ def choose_backend(manifest: Manifest) -> Backend:
 
 
 class TensorRTNetwork:
-    """The UNet as a TensorRT engine; see `aid_robot.runtime.denoiser.Network`.
+    """The UNet as a TensorRT engine; see `aid_robot.model.aid.Network`.
 
     One engine serves every domain: where the graph is handed what AID trained, or the engine can be
     refitted, `load_weights` swaps it without a rebuild.
@@ -106,7 +106,7 @@ class TensorRTNetwork:
         context: Sequence[LayerContext],
         added_time_ids: Tensor,
     ) -> Tensor:
-        """Predict v; see `Network`."""
+        """Run the UNet; see `Network`."""
         named = flatten_context(context)
         if any(tensor.dtype != self.dtype for tensor in named.values()):
             named = {name: tensor.to(self.dtype) for name, tensor in named.items()}

@@ -129,7 +129,7 @@ class StageConfig:
     p_mean: float = 0.7
     p_std: float = 1.4
     # Greatest weight of a noise level against x0's error, SNR + 1 otherwise (EDM at sigma_data 1),
-    # as Min-SNR's gamma (Hang et al. 2023); a UNet that predicts x0 needs one.
+    # as Min-SNR's gamma (Hang et al. 2023). None: 5 where the UNet predicts x0, else no bound.
     snr_gamma: float | None = None
     # Share of clips whose instruction, or image, is left out, for the guidance's null branches.
     text_dropout: float = 0.1

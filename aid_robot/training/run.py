@@ -33,17 +33,19 @@ from aid_robot.training.samples import collate_samples
 from aid_robot.training.stages import STAGE_CLASSES, Stage, make_stage
 from aid_robot.training.stages.stage import Figures
 from aid_robot.training.start import (
+    EXTRAS,
     check_output,
     first_config,
     first_model,
     load_changed,
     put_weights,
     save_trained,
+    silence,
     trains_unet,
 )
 from aid_robot.training.trainer import Trainer, check_recipe
 
-MODEL, DONE, EXTRAS = "model", "stage.json", "extras.safetensors"
+MODEL, DONE = "model", "stage.json"
 # Training clips that a stage may look at when it is done.
 _FINISHING_CLIPS = 64
 
@@ -169,12 +171,18 @@ class Run:
     def _model(self, name: StageName, start: Path | None) -> AIDModel:
         recipe = self.recipe
         if start is None or not (start / "aid").is_dir():
-            return first_model(recipe, self.data.store, self.states)
-        wanted = self._model_config(start)
-        if not trains_unet(name, recipe.stages[name]):  # a later stage turns the UNet's output
-            kept = {k: v for k, v in wanted.config.items() if k != "prediction_type"}
-            wanted = replace(wanted, config=kept)
-        return load_changed(start, wanted, recipe.seed)
+            model = first_model(recipe, self.data.store, self.states)
+        else:
+            wanted = self._model_config(start)
+            if not trains_unet(name, recipe.stages[name]):  # a later stage turns the UNet's output
+                kept = {k: v for k, v in wanted.config.items() if k != "prediction_type"}
+                wanted = replace(wanted, config=kept)
+            model = load_changed(start, wanted, recipe.seed)
+        # The prior knows no text, and so no draft.
+        drafts = model.config.conditioning_fill == "draft" and not model.config.tuned_base
+        if name == "aid" and drafts:
+            silence(model)
+        return model
 
     def _model_config(self, start: Path) -> ModelConfig:
         # What the recipe itself has trained is not begun anew.

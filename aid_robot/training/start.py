@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from aid_robot.data.store import EpisodeStore
@@ -38,10 +39,12 @@ from aid_robot.model.states import StatePredictor
 from aid_robot.training.config import ModelConfig, Recipe, StageConfig, StageName
 from aid_robot.training.tables import build, merge
 
-# Fields of AIDConfig that don't change what weights an AID part has, or mean; `turn_output` sees to
-# the last one.
+# What stages have trained beside the model.
+EXTRAS = "extras.safetensors"
+# Fields of AIDConfig that don't change what weights an AID part has, or mean; `turn_output` and
+# `_refill` see to the last two.
 _LOOSE = {"sampling", "fps", "motion_bucket_id", "noise_aug_strength", "given_frames", "tuned_base",
-          "prediction_type"}  # fmt: skip
+          "prediction_type", "conditioning_fill"}  # fmt: skip
 
 
 def first_config(wanted: ModelConfig) -> AIDConfig:
@@ -85,7 +88,8 @@ def check_output(recipe: Recipe) -> None:
     anew = any(trains_unet(name, config) for name, config in stages.items())
     # The prior knows no text, and so no draft.
     by_aid = "aid" not in stages or trains_unet("aid", stages["aid"])
-    drafts, drafted = (c.conditioning_fill == "draft" for c in (wanted, known))
+    drafts = wanted.conditioning_fill == "draft"
+    drafted = known.conditioning_fill == "draft" and known.tuned_base
     for name, wrong in (
         ("prediction_type", start and not anew and wanted.prediction_type != known.prediction_type),
         ("conditioning_fill", not by_aid and drafts != drafted),
@@ -93,8 +97,8 @@ def check_output(recipe: Recipe) -> None:
         if wrong:
             raise ConfigError(
                 f"{name}='{getattr(wanted, name)}' changes what the UNet puts out, and the one "
-                f"that stays frozen was trained with '{getattr(known, name)}': leave it so, or set "
-                "aid.trains='full'"
+                f"that stays frozen was trained with '{getattr(known, name)}': leave it so, or add "
+                "the stage 'aid' with aid.trains='full'"
             )
 
 
@@ -106,11 +110,14 @@ def load_changed(folder: Path, wanted: ModelConfig, seed: int = 0) -> AIDModel:
     fits = all(before[name] == after[name] for name in before if name not in _LOOSE)
     if fits and not wanted.fresh_aid:
         model = load_model(folder)
+        if new.conditioning_fill != old.conditioning_fill:
+            _refill(model, new, folder)
         set_config(model, new)
         return turn_output(model, old.prediction_type)
     if not (folder / "unet").is_dir():
         assert new.base_model is not None
-        return from_svd(new.base_model, new, text_model=new.text_model, seed=seed)
+        fresh = from_svd(new.base_model, new, text_model=new.text_model, seed=seed)
+        return turn_output(fresh, old.prediction_type)
     model = from_svd(folder, new, seed=seed)
     # It is whole in itself, as the one that it comes from.
     set_config(model, model.config.replace(base_model=None, text_model=None))
@@ -127,6 +134,36 @@ def turn_output(model: AIDModel, before: PredictionType) -> AIDModel:
             for parameter in model.unet.conv_out.parameters():
                 parameter.neg_()
     return model
+
+
+def _refill(model: AIDModel, config: AIDConfig, folder: Path) -> None:
+    """Fill the frames to predict in another way; what else the AID part has learned stays.
+
+    A head that taught the towers becomes the draft, and the UNet begins with nothing to add to it.
+    """
+    parts = {name: part for name, part in model.modules.items() if name != "condition_encoder"}
+    encoder = build_condition_encoder(config, **parts)
+    weights = model.condition_encoder.state_dict()
+    if encoder.draft is not None:
+        if (folder.parent / EXTRAS).exists():
+            heads = load_file(folder.parent / EXTRAS)
+            weights |= {
+                name.replace("head.", "draft.", 1): tensor
+                for name, tensor in heads.items()
+                if name.startswith("head.")
+            }
+        silence(model)
+    own = encoder.state_dict()
+    fitting = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
+    encoder.load_state_dict(fitting, strict=False)
+    model.condition_encoder = encoder
+
+
+def silence(model: AIDModel) -> None:
+    """Let a UNet that knows no draft begin with nothing to add to it."""
+    with torch.no_grad():
+        for parameter in model.unet.conv_out.parameters():
+            parameter.zero_()
 
 
 def new_small_model(

@@ -202,6 +202,10 @@ def test_weights_that_do_not_fit_the_config_are_named(tmp_path: Path, tiny_model
     config.write_text(json.dumps({**values, "num_frames": 10**9}))
     with pytest.raises(CheckpointError, match=r"dqformer\.queries"):
         load_model(folder)  # and does not try to allocate it
+    huge = {"conditioning_fill": "draft", "height": 2**20, "width": 2**20}
+    config.write_text(json.dumps({**values, **huge}))
+    with pytest.raises(CheckpointError, match=r"lacks condition_encoder\.draft"):
+        load_model(folder)
     config.write_text(json.dumps({**values, "adapters": 3}))
     with pytest.raises(ConfigError, match="'adapters' is 3"):
         load_model(folder)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from aid_robot.errors import DataFormatError
+from aid_robot.errors import ConfigError, DataFormatError
 from aid_robot.model.build import zero_residual_branches
 from aid_robot.training.config import StageName
 from aid_robot.training.noise import Noise
 from aid_robot.training.samples import collate_samples, draw_pair
 from aid_robot.training.stages import Stage
 from aid_robot.training.stages.aid import AIDStage
+from aid_robot.training.stages.diffusion import DiffusionStage
 from aid_robot.training.views import View
 from tests.tiny import tiny_model
 from tests.training.episodes import square_episode
@@ -66,20 +67,47 @@ def test_each_stage_trains_its_parts_and_no_others(
     assert f"{sum(p.numel() for p in stage.trained.values()):,d}" in table
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "moves"),
-    [("clip", {}, True), ("aid", {"auxiliary_weight": 0.1}, True), ("aid", {}, False)],
-)
-def test_a_model_s_own_draft_trains_by_its_own_loss_alone(
-    tmp_path: Path, name: StageName, config: dict[str, object], moves: bool
-) -> None:
+@pytest.mark.parametrize("name", ["clip", "aid"])
+def test_a_model_s_own_draft_trains_in_place_of_a_head(tmp_path: Path, name: StageName) -> None:
     model = tiny_model(sizes=SMALL, conditioning_fill="draft")
-    stage = tiny_stage(name, model, **{"steps": 2, **config})
+    stage = tiny_stage(name, model, steps=2, auxiliary_weight=0.1)
     before = weights(stage)
     tiny_trainer(tmp_path, stage).run()
     changed = {n for n, tensor in weights(stage).items() if not tensor.equal(before[n])}
-    assert any(n.startswith("condition_encoder.draft.") for n in changed) == moves
+    assert any(n.startswith("condition_encoder.draft.") for n in changed)
     assert not any(n.startswith("head.") for n in before)
+
+
+def test_only_its_own_loss_trains_a_draft() -> None:
+    model = tiny_model(sizes=SMALL, conditioning_fill="draft")
+    with pytest.raises(ConfigError, match=r"auxiliary_weight=0: nothing would train the draft"):
+        tiny_stage("aid", model)
+    stage = tiny_stage("aid", model, auxiliary_weight=0.1)
+    assert isinstance(stage, AIDStage)
+    batch, noise = collate_samples([tiny_clips("aid")[0]]), Noise(0, 0, 1)
+    latents = stage.latents_of(batch)
+    condition, own = stage.condition(batch, noise, latents)
+    head = model.condition_encoder.draft
+    assert head is not None
+    stage.denoising_loss(batch, latents, condition, torch.ones(1), noise).mean().backward(
+        retain_graph=True
+    )
+    assert all(parameter.grad is None for parameter in head.parameters())
+    own.backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "given", "bound"),
+    [("v_prediction", None, None), ("sample", None, 5.0), ("sample", 9.0, 9.0)],
+)
+def test_small_noise_has_a_bound_where_x0_is_predicted(
+    prediction_type: str, given: float | None, bound: float | None
+) -> None:
+    model = tiny_model(sizes=SMALL, prediction_type=prediction_type)
+    stage = tiny_stage("prior", model, snr_gamma=given)
+    assert isinstance(stage, DiffusionStage)
+    assert stage.snr_gamma == bound
 
 
 def test_a_better_decoder_leaves_latents_as_they_are(tmp_path: Path) -> None:

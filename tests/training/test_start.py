@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from aid_robot.data.store import EpisodeStore
 from aid_robot.errors import ConfigError
@@ -16,7 +17,7 @@ from aid_robot.model.states import TemplateStatePredictor
 from aid_robot.training.config import ModelConfig
 from aid_robot.training.recipes import load_recipe
 from aid_robot.training.run import train
-from aid_robot.training.start import first_model, load_changed, put_weights, save_trained
+from aid_robot.training.start import EXTRAS, first_model, load_changed, put_weights, save_trained
 from tests.tiny import tiny_config, tiny_model
 from tests.training.conftest import DebugRun
 
@@ -66,7 +67,7 @@ def test_a_unet_is_not_turned_while_it_is_frozen(debug_run: DebugRun, tmp_path: 
         frozen = load_recipe("bundled_more", [*changes, f"model.config.{wanted}", "aid.trains=aid"])
         with pytest.raises(ConfigError, match=r"changes what the UNet.*aid\.trains='full'"):
             train(frozen, tmp_path / "frozen", device="cpu")
-    turned = [*changes, "model.config.prediction_type=sample", "aid.snr_gamma=5"]
+    turned = [*changes, "model.config.prediction_type=sample"]
     trained = train(load_recipe("bundled_more", turned), tmp_path / "run", device="cpu")
     between, after = load_model(tmp_path / "run" / "clip" / "model"), load_model(trained)
     assert (between.config.prediction_type, after.config.prediction_type) == (
@@ -79,6 +80,22 @@ def test_a_unet_is_not_turned_while_it_is_frozen(debug_run: DebugRun, tmp_path: 
     assert cosine > 0.9
     scheduler = json.loads((trained / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == "sample"
+
+
+@torch.no_grad()
+def test_a_model_that_begins_to_draft_keeps_what_it_has_learned(debug_run: DebugRun) -> None:
+    """The head that taught its towers becomes its draft, which the UNet leaves as it is."""
+    old = load_model(debug_run.model)
+    new = load_changed(debug_run.model, ModelConfig(config={"conditioning_fill": "draft"}))
+    assert aid_part(new).equal(aid_part(old))
+    head = load_file(debug_run.model.parent / EXTRAS)
+    draft = new.condition_encoder.draft
+    assert draft is not None
+    assert {n for n in head if n.startswith("head.")} == {f"head.{n}" for n in draft.state_dict()}
+    for name, tensor in draft.state_dict().items():
+        assert tensor.equal(head[f"head.{name}"])
+    assert not new.unet.conv_out.weight.any()
+    assert new.unet.conv_in.weight.equal(old.unet.conv_in.weight)
 
 
 @pytest.mark.parametrize(("keeps_towers", "whole"), [(True, False), (False, True)])

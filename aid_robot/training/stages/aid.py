@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aid_robot.data.episode import UInt8Array
+from aid_robot.errors import ConfigError
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.conditioning import Condition, Encodings
 from aid_robot.model.dqformer import MCondition
@@ -23,7 +24,7 @@ from aid_robot.training.stages.stage import Figures, psnr_by_clip, tiled
 
 
 class AIDStage(DiffusionStage):
-    """Train AID on the frozen prior and VAE: adapters, cross-attention, DQFormer, mask token.
+    """Train AID on the frozen prior and VAE: adapters, cross-attention, DQFormer, mask or draft.
 
     `trains="full"` trains the whole UNet instead of adapters, `train_towers` also the image and
     text towers, and `auxiliary_weight` goes on with what the stage `clip` began.
@@ -45,6 +46,11 @@ class AIDStage(DiffusionStage):
         embedded: bool = False,
     ) -> None:
         super().__init__(model, config, states, cached=cached, embedded=embedded)
+        if model.condition_encoder.draft is not None and not config.auxiliary_weight:
+            raise ConfigError(
+                "conditioning_fill='draft' with aid.auxiliary_weight=0: nothing would train the "
+                "draft, while what it reads changes; set aid.auxiliary_weight, 0.3 for instance"
+            )
         self._null: tuple[Tensor, Tensor] | None = None
         if config.auxiliary_weight:
             self.head = teaching_head(model)
@@ -54,8 +60,6 @@ class AIDStage(DiffusionStage):
         if self.config.trains == "full":
             names = self.names_of("unet")
         names |= self.names_of("condition_encoder")
-        if not self.config.auxiliary_weight:  # no loss would reach the draft
-            names = {name for name in names if ".draft." not in name}
         if self.config.train_towers:
             names |= self.names_of("image_encoder", "text_encoder")
         return names
@@ -126,7 +130,7 @@ class AIDStage(DiffusionStage):
         encoder = model.condition_encoder
         context = encoder.dqformer(encodings.text, encodings.states, encodings.image)
         latents = encoder.fill(encodings.given) * keep.reshape(-1, 1, 1, 1, 1)
-        return model.condition_on(context, latents), context
+        return model.condition_on(context, latents, ~image_dropped), context
 
     def _null_text(self) -> tuple[Tensor, Tensor]:
         if self.config.train_towers:

@@ -20,6 +20,8 @@ from aid_robot.training.stages.stage import Figures, Stage, psnr_by_clip, tiled
 
 # Noise levels at which validation measures the loss.
 FIXED_SIGMAS = (0.2, 1.0, 5.0, 25.0)
+# Min-SNR's own choice; a UNet that predicts x0 would else hear of little but the smallest noise.
+_SNR_GAMMA = 5.0
 _VALIDATION_SEED = 2**31 - 1
 
 
@@ -49,9 +51,15 @@ class DiffusionStage(Stage):
         loss = self.denoising_loss(
             *(batch, latents, condition, sigma, noise),
             motion_weight=self.config.motion_weight,
-            snr_gamma=self.config.snr_gamma,
+            snr_gamma=self.snr_gamma,
         )
         return loss.mean() + further
+
+    @property
+    def snr_gamma(self) -> float | None:
+        """The greatest weight of a noise level."""
+        by_v = self.model.config.prediction_type == "v_prediction"
+        return self.config.snr_gamma or (None if by_v else _SNR_GAMMA)
 
     def denoising_loss(
         self,
