@@ -26,7 +26,7 @@ from aid_robot.model.conditioning import Condition, Encodings
 from aid_robot.model.config import AIDConfig
 from aid_robot.model.diffusion import SAMPLERS, make_sigmas
 from aid_robot.model.guidance import Branch, guide, pin
-from aid_robot.model.latents import decode, to_frames, to_pixels
+from aid_robot.model.latents import to_frames, to_pixels
 from aid_robot.model.states import StatePredictor, make_state_predictor
 from aid_robot.options import (
     Job,
@@ -275,7 +275,8 @@ class VideoForesight:
                 latents = SAMPLERS[sampling.sampler](denoise, latents, sigmas, report)
             with timer.stage("decode"):
                 given = np.stack([jobs[index].frames for index, _ in batch])
-                frames.extend(self._decode(latents, part, given, options))
+                threshold = sampling.still_threshold
+                frames.extend(self._decode(latents, part, given, threshold, options))
 
         settings = describe_sampling(sampling, guidance)
         settings["dtype"] = str(model.dtype).removeprefix("torch.")
@@ -344,12 +345,15 @@ class VideoForesight:
         latents: Tensor,
         encodings: Encodings,
         given: NDArray[np.uint8],
+        still_threshold: float,
         options: PredictOptions,
     ) -> list[NDArray[np.uint8]]:
-        unscaled = self.model.from_diffusion(latents, encodings.given.to(latents.dtype))
-        pixels = decode(
-            self.model.vae,
-            unscaled,
+        last = torch.from_numpy(given[:, -1]).to(self.model.device)
+        pixels = self.model.decode(
+            latents,
+            encodings.given,
+            to_pixels(last),
+            still_threshold,
             options.get("decode_chunk_size"),
             options.get("decode_tile_size"),
         )

@@ -111,6 +111,8 @@ def choose_sampling(
     changes: dict[str, Any] = {
         name: options.get(name) for name in ("steps", "sampler", "schedule") if name in options
     }
+    if "still_threshold" in options:
+        changes["still_threshold"] = _number("still_threshold", options, 0.0)
     sampling = replace(config.sampling, **changes)
     interval: Any = options.get("guidance_interval", sampling.guidance_interval)
     try:
@@ -158,6 +160,7 @@ def describe_sampling(sampling: SamplingConfig, guidance: DualGuidance) -> dict[
         "image_guidance_scale": guidance.image_scale,
         "text_guidance_scale": guidance.text_scale,
         "guidance_interval": list(guidance.interval),
+        "still_threshold": sampling.still_threshold,
     }
 
 

@@ -23,6 +23,8 @@ class PredictOptions(TypedDict, total=False):
     text_guidance_scale: float
     # Noise levels (low, high) at which guidance acts.
     guidance_interval: tuple[float, float]
+    # Change of the latents below which the given frame's pixels are kept; 0 decodes all.
+    still_threshold: float
     # Camera of observations that have several.
     camera: str
     # Rate at which the observation was recorded, to be checked against the model's.

@@ -1,4 +1,4 @@
-"""Quality against time: denoising steps, sampler and text guidance on clips that are held out.
+"""Quality against time: steps, sampler, guidance, still threshold on clips that are held out.
 
     python benchmarks/sampling.py store.zarr --clips 24
     python benchmarks/sampling.py store.zarr --model runs/mine/aid/model -o sweep.json
@@ -52,11 +52,12 @@ class Setting:
     steps: int
     sigma_min: float
     text_guidance_scale: float
+    still_threshold: float
 
     def __str__(self) -> str:
         return (
             f"{self.sampler:<8} {self.steps:>2} steps  sigma_min {self.sigma_min:<4g}  "
-            f"s_t {self.text_guidance_scale:<3g}"
+            f"s_t {self.text_guidance_scale:<3g}  still {self.still_threshold:<4g}"
         )
 
 
@@ -85,6 +86,9 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=["euler", "dpmpp_2m", "heun"])
     parser.add_argument("--sigma-mins", type=float, nargs="+", default=[0.02, 0.3, 1.0])
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0])
+    parser.add_argument(
+        "--still-thresholds", type=float, nargs="+", default=[0.0, 0.5, 0.75, 1.0, 1.5]
+    )
     parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON, too")
     args = parser.parse_args()
     model = VideoForesight.from_pretrained(args.model, device=args.device)
@@ -99,11 +103,14 @@ def main() -> None:
     own = model.config.sampling
     # Steps and samplers as the model has the rest, then its other settings at its own steps.
     few = [steps for steps in args.steps if 1 < steps <= 4]
-    scale = own.text_guidance_scale
+    same = Setting(
+        own.sampler, own.steps, own.sigma_min, own.text_guidance_scale, own.still_threshold
+    )
     settings = [
-        *(Setting(*pair, own.sigma_min, scale) for pair in product(args.samplers, args.steps)),
-        *(Setting(own.sampler, *pair, scale) for pair in product(few, args.sigma_mins)),
-        *(Setting(own.sampler, own.steps, own.sigma_min, other) for other in args.scales),
+        *(replace(same, sampler=s, steps=n) for s, n in product(args.samplers, args.steps)),
+        *(replace(same, steps=n, sigma_min=low) for n, low in product(few, args.sigma_mins)),
+        *(replace(same, text_guidance_scale=scale) for scale in args.scales),
+        *(replace(same, still_threshold=threshold) for threshold in args.still_thresholds),
     ]
     rows = []
     for setting in tqdm(list(dict.fromkeys(settings)), desc="settings"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,25 @@ def test_given_frames_are_held_in_every_step(given_frames: str) -> None:
     assert (drift < 1e-3) == (given_frames == "pinned")
 
 
+def test_still_places_keep_the_pixels_of_the_last_given_frame() -> None:
+    foresight = outspoken(num_conditioning_frames=2)
+    history = np.stack([FRAME, FRAME[::-1]])
+
+    def future(**options: Any) -> np.ndarray:
+        return foresight.predict(history, "open the drawer", seed=1, **options).frames[0]
+
+    decoded, kept, whole = future(), future(still_threshold=1e6), future(still_threshold=1e-6)
+    assert not np.array_equal(decoded[2], decoded[1])
+    for frame in kept[2:]:  # a change so great that there is none
+        np.testing.assert_array_equal(frame, kept[1])
+    np.testing.assert_array_equal(whole, decoded)
+    foresight.model.config = foresight.config.replace(
+        sampling=replace(foresight.config.sampling, still_threshold=1e6)
+    )
+    np.testing.assert_array_equal(future(), kept)
+    np.testing.assert_array_equal(future(still_threshold=0), decoded)
+
+
 def test_a_predictor_of_states_with_the_wrong_count_is_named() -> None:
     class Three:
         identity = "three"
@@ -275,6 +295,8 @@ def test_every_sampler_and_step_count(foresight: VideoForesight, sampler: str) -
         ({"guidance_interval": 3}, SamplingError, "two noise levels"),
         ({"image_guidance_scale": "2"}, SamplingError, "must be a number"),
         ({"fps": "5"}, FrameRateError, "must be a number"),
+        ({"still_threshold": -1}, ConfigError, "still_threshold=-1"),
+        ({"still_threshold": "low"}, SamplingError, "must be a number"),
         ({"schedule": "ays"}, ConfigError, "sigma_max of 700"),
         ({"text_guidance_scale": -1}, SamplingError, "finite and not negative"),
         ({"sampler": "ddim"}, ConfigError, "euler, heun, dpmpp_2m"),

@@ -118,6 +118,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--steps", type=int)
     sampling.add_argument("--text-guidance-scale", type=float, metavar="S")
     sampling.add_argument("--image-guidance-scale", type=float, metavar="S")
+    sampling.add_argument("--still-threshold", type=float, metavar="T")
     machine = parser.add_argument_group("where")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     machine.add_argument(
@@ -156,7 +157,7 @@ def _run(args: argparse.Namespace) -> int:
     predictors = _named(args.predictors or ["bundled", "copy-last-frame"])
     protocol = _protocol(args, next(iter(predictors.values())))
     asked = {"first": None, "all": tuple(predictors), "none": ()}[args.counterfactuals]
-    names = ("steps", "text_guidance_scale", "image_guidance_scale")
+    names = ("steps", "text_guidance_scale", "image_guidance_scale", "still_threshold")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
     from aid_robot.commands import quiet_libraries

@@ -103,6 +103,12 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="one number, or two for the first and the last frame",
     )
     group.add_argument("--text-guidance-scale", type=float, metavar="S")
+    group.add_argument(
+        "--still-threshold",
+        type=float,
+        metavar="T",
+        help="keep the given frame's pixels where less than this changes; 0 decodes all",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -197,7 +203,9 @@ def _choose_plan(args: argparse.Namespace, source: Input) -> list[str]:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("steps", "sampler", "image_guidance_scale", "text_guidance_scale")
+    names = (
+        "steps", "sampler", "image_guidance_scale", "text_guidance_scale", "still_threshold"
+    )  # fmt: skip
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     options["progress"] = sys.stderr.isatty()
     return options

@@ -23,7 +23,7 @@ from aid_robot.model.config import AIDConfig, PredictionType
 from aid_robot.model.diffusion import Preconditioning
 from aid_robot.model.dqformer import MCondition
 from aid_robot.model.guidance import FULL, Branch
-from aid_robot.model.latents import encode, from_diffusion, to_diffusion
+from aid_robot.model.latents import decode, encode, from_diffusion, keep_still, to_diffusion
 from aid_robot.model.unet import AIDUNet, LayerContext
 
 
@@ -291,3 +291,33 @@ class AIDModel:
     def from_diffusion(self, denoised: Tensor, given: Tensor) -> Tensor:
         """Turn what was denoised into the VAE's latents."""
         return from_diffusion(denoised, given, self.vae.config.scaling_factor, self.config)
+
+    def decode(
+        self,
+        denoised: Tensor,
+        given: Tensor,
+        given_pixels: Tensor,
+        still_threshold: float | None = None,
+        chunk_size: int | None = None,
+        tile_size: int | None = None,
+    ) -> Tensor:
+        """Decode what was denoised to pixels (B, N, 3, H, W), about [-1, 1].
+
+        Args:
+            denoised: (B, N, C, h, w).
+            given: Unscaled latents of the given frames, (B, K, C, h, w).
+            given_pixels: Pixels of the last of them, (B, 3, H, W).
+            still_threshold: See `SamplingConfig`; None takes the config's.
+            chunk_size: See `latents.decode`.
+            tile_size: Likewise.
+        """
+        threshold = self.config.sampling.still_threshold
+        if still_threshold is not None:
+            threshold = still_threshold
+        given = given.to(denoised.dtype)
+        latents = self.from_diffusion(denoised, given)
+        pixels = decode(self.vae, latents, chunk_size, tile_size)
+        if threshold == 0:
+            return pixels
+        change = (denoised - self.to_diffusion(given[:, -1:], given)).float()
+        return keep_still(pixels, change.square().mean(2).sqrt(), given_pixels, threshold)

@@ -113,6 +113,10 @@ class SamplingConfig:
     text_guidance_scale: float = 3.0
     # Guidance acts where low <= sigma <= high; outside, one branch is enough.
     guidance_interval: tuple[float, float] = (0.0, float("inf"))
+    # Where the predicted latents are about as near to the last given frame's as this (root mean
+    # square over channels, in the space that is denoised), the frame keeps that one's own pixels;
+    # 0 decodes all of it. For cameras that stand still. Not part of the paper.
+    still_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
@@ -125,6 +129,10 @@ class SamplingConfig:
             raise ConfigError(
                 f"sampling.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "
                 "must be 0 < sigma_min < sigma_max"
+            )
+        if not 0 <= self.still_threshold < float("inf"):
+            raise ConfigError(
+                f"sampling.still_threshold={self.still_threshold} must be at least 0 and finite"
             )
         if self.schedule == "ays" and self.sigma_max != 700.0:
             raise ConfigError(

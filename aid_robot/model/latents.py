@@ -142,6 +142,23 @@ def from_diffusion(
     return denoised / (scaling_factor * config.latent_reference_scale) + given[:, -1:]
 
 
+def keep_still(pixels: Tensor, change: Tensor, given: Tensor, threshold: float) -> Tensor:
+    """Show a given frame's own pixels where little changes; the VAE takes the grain of all others.
+
+    What is decoded fades in as the change grows from half the threshold to one and a half of it.
+
+    Args:
+        pixels: Decoded frames, (B, N, 3, H, W).
+        change: How far their latents are from the given frame's, (B, N, h, w), not negative.
+        given: Pixels of that frame, (B, 3, H, W).
+        threshold: Of the change, > 0.
+    """
+    mask = (change.float() / threshold - 0.5).clamp(0, 1)
+    mask = F.interpolate(mask, pixels.shape[-2:], mode="bilinear", align_corners=False)
+    still = given[:, None].to(pixels)
+    return still + mask[:, :, None].to(pixels) * (pixels - still)
+
+
 # CLIP's own normalisation, in [0, 1] RGB.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -15,6 +15,7 @@ from aid_robot.model.latents import (
     encode,
     fill_conditioning,
     from_diffusion,
+    keep_still,
     to_clip_pixels,
     to_diffusion,
     to_frames,
@@ -62,6 +63,20 @@ def test_diffusion_space_is_invertible(reference: str) -> None:
         assert there[:, 0].abs().max() == 0, "the given frame is the reference"
     else:
         torch.testing.assert_close(there, latents * 0.18215)
+
+
+def test_what_is_decoded_fades_in_as_the_change_grows() -> None:
+    change = torch.tensor([0.0, 0.1, 0.2, 0.3, 9.0]).reshape(1, 5, 1, 1).expand(-1, -1, 4, 4)
+    given, pixels = torch.zeros(1, 3, 16, 16), torch.ones(1, 5, 3, 16, 16)
+    shown = keep_still(pixels, change, given, threshold=0.2)
+    assert shown.shape == pixels.shape
+    torch.testing.assert_close(shown[0, :, 0, 3, 3], torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
+    corner = torch.zeros(1, 1, 4, 4)
+    corner[..., :2, :2] = 9.0
+    shown = keep_still(pixels[:, :1], corner, given, threshold=0.2)[0, 0, 0]
+    assert shown[:6, :6].eq(1).all(), "where it changes, all is decoded"
+    assert shown[10:].eq(0).all(), "and elsewhere nothing"
+    assert shown[:, 10:].eq(0).all()
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from aid_robot.data.episode import UInt8Array
 from aid_robot.model.conditioning import Condition
 from aid_robot.model.diffusion import SAMPLERS, make_sigmas
 from aid_robot.model.guidance import Branch, DualGuidance, guide, pin
-from aid_robot.model.latents import decode, encode, to_frames
+from aid_robot.model.latents import encode, to_frames, to_pixels
 from aid_robot.training.losses import edm_loss, motion_weights
 from aid_robot.training.noise import Noise
 from aid_robot.training.samples import Batch, first
@@ -166,7 +166,8 @@ class DiffusionStage(Stage):
             guided = pin(guided, model.to_diffusion(given, given))
         latents = noise.normal(*model.latent_shape) * sigmas[0]
         latents = SAMPLERS[config.sampling.sampler](guided, latents, sigmas, None)
-        frames = to_frames(decode(model.vae, model.from_diffusion(latents, given)))
+        last = to_pixels(given_frames[:, -1])
+        frames = to_frames(model.decode(latents, given, last))
         frames[:, : config.num_conditioning_frames] = given_frames
         return frames
 
