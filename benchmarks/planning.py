@@ -23,7 +23,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from aid_robot.planning.goals import Goal
 from aid_robot.planning.imagine import Imagination
 from aid_robot.planning.plans import Plan
 from aid_robot.planning.scorers import Scorer, make_scorer
+from aid_robot.planning.scorers.scorer import name_of
 from aid_robot.planning.sweep import sweep
 from aid_robot.predictor import Predictor
 
@@ -164,11 +165,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                     if isinstance(found, str):
                         kinds[kind][scorer_name] = {"not run": found}
                         continue
-                    figures, calibration = judge(found, fit)
+                    scorer = name_of(_scorer(scorer_name, args.model))
+                    figures, calibration = judge(found, fit, scorer)
                     kinds[kind][scorer_name] = figures
                     label = f"{steps}-step, {name}, goal as {kind}, {scorer_name}"
                     tqdm.write(_line(label, figures))
-                    _draw(found, fit, calibration, label, args)
+                    figures |= _draw(found, fit, calibration, label, args)
     return record
 
 
@@ -212,8 +214,11 @@ def _line(label: str, figures: Mapping[str, Any]) -> str:
 def _draw(
     outcomes: Sequence[Outcome], fit: int, calibration: Calibration | None, label: str,
     args: argparse.Namespace,
-) -> None:  # fmt: skip
-    """Draw the sweep, the reliability and some failures; keep the calibration."""
+) -> dict[str, Any]:  # fmt: skip
+    """Draw the sweep, the reliability and some failures; keep the calibration.
+
+    Returns the curves.
+    """
     folder = args.work / "pictures" / re.sub(r"[^\w.-]+", "_", label)
     folder.mkdir(parents=True, exist_ok=True)
     counted = outcomes[fit:]
@@ -242,6 +247,8 @@ def _draw(
         clips = tuple(outcome.foresights)
         shown = Decision(plans_shown, index, scores, outcome.scores, clips, goal, reason)
         draw_decision(shown).save(folder / f"failure-{facts.number:04d}.png")
+    bins = {name: [asdict(one) for one in found] for name, found in curves}
+    return {"sweep": asdict(swept), "reliability": bins}
 
 
 def _acting_scorer(args: argparse.Namespace) -> Scorer:

@@ -73,7 +73,9 @@ def match_words(facts: Facts) -> int:
     return int(np.argmax(scores))
 
 
-def judge(outcomes: Sequence[Outcome], fit: int) -> tuple[dict[str, Any], Calibration | None]:
+def judge(
+    outcomes: Sequence[Outcome], fit: int, scorer: str
+) -> tuple[dict[str, Any], Calibration | None]:
     """Summarise a scorer's choices: success, abstention, calibration."""
     fitted, counted = outcomes[:fit], outcomes[fit:]
     totals = [aggregate(o.scores, 0.5) for o in counted]
@@ -98,7 +100,8 @@ def judge(outcomes: Sequence[Outcome], fit: int) -> tuple[dict[str, Any], Calibr
         came = np.concatenate([o.reached for o in fitted])
         seen, kinds, _ = _with_and_without(fitted)
         try:
-            calibration = Calibration.fit(scores, came)
+            facts = {"scorer": scorer}
+            calibration = Calibration.fit(scores, came, facts=facts)
             calibration = calibration.abstaining_below(choose_threshold(calibration(seen), kinds))
         except AIDRobotError as error:
             figures["calibrated"] = str(error)
@@ -118,15 +121,24 @@ def judge(outcomes: Sequence[Outcome], fit: int) -> tuple[dict[str, Any], Calibr
 def _with_and_without(
     outcomes: Sequence[Outcome],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
-    """Best scores of each scene as it is, and without the plans that reach the goal."""
+    """Best scores of each scene with a plan that reaches the goal, and with none.
+
+    Both times of as many plans, or the best of more would tell them apart by itself.
+    """
     best: list[float] = []
     reachable: list[bool] = []
     names: list[str] = []
     for outcome in outcomes:
-        scores = aggregate(outcome.scores, 0.5)
-        for mask, kind in ((np.ones(len(scores), bool), True), (~outcome.reached, False)):
-            if mask.sum() >= 2:
-                best.append(float(scores[mask].max()))
-                reachable.append(kind)
-                names.append(str(outcome.scene.facts.number))
+        scores, reached = aggregate(outcome.scores, 0.5), outcome.reached
+        wrong, right = np.flatnonzero(~reached), np.flatnonzero(reached)
+        if len(wrong) < 2:
+            continue
+        number = outcome.scene.facts.number
+        some = [*right, *np.random.default_rng(number).permutation(wrong)][: len(wrong)]
+        for kept, kind in ((some, True), (wrong, False)):
+            if kind and not len(right):
+                continue
+            best.append(float(scores[kept].max()))
+            reachable.append(kind)
+            names.append(str(number))
     return np.array(best), np.array(reachable), names

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import gymnasium
@@ -19,7 +21,7 @@ from aid_robot.planning.decision import Decision
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.pace import Pace
 from aid_robot.planning.plans import Plan, PlanLike, check_plans
-from aid_robot.planning.propose import Proposer, Situation, make_proposer
+from aid_robot.planning.propose import Listed, Proposer, Situation, make_proposer
 from aid_robot.planning.scorers.scorer import Scorer
 from aid_robot.predictor import Predictor
 
@@ -27,6 +29,8 @@ from aid_robot.predictor import Predictor
 GoalLike: TypeAlias = Goal | str
 ProposerLike: TypeAlias = Proposer | Sequence[PlanLike] | str
 ExecutorLike: TypeAlias = Executor | Callable[[Any, str], Any]
+# Whether the goal was reached, from the info of an environment's step.
+Outcome: TypeAlias = Callable[[dict[str, Any]], bool | None]
 
 
 class Decider:
@@ -41,6 +45,7 @@ class Decider:
         choosing: Choosing,
         budget: float | None,
         options: dict[str, Any],
+        strict: bool = True,
     ) -> None:
         if num_candidates < 1:
             raise ConfigError(f"num_candidates={num_candidates} must be at least 1")
@@ -48,6 +53,8 @@ class Decider:
         self.num_candidates, self.choosing = num_candidates, choosing
         self.pace = None if budget is None else Pace(budget)
         self.options = options
+        # Whether a list that a user wrote must be possible as a whole at an episode's start.
+        self.strict = strict
 
     def decide(
         self,
@@ -58,9 +65,10 @@ class Decider:
     ) -> list[tuple[Decision | None, str]]:
         """Return each pilot's decision and its reason; no decision where nothing can be done.
 
-        Raises PlanError where a candidate of an episode's first decision can't be begun; in later
-        ones such are left out, as they may have been possible before.
+        Candidates that can't be begun are left out; PlanError, where `strict`, if one of a list is
+        such at an episode's first decision.
         """
+        started = time.perf_counter()
         answers: list[tuple[Decision | None, str]] = [(None, "")] * len(pilots)
         problems: dict[int, Problem] = {}
         parts = zip(pilots, goals, proposers, rngs, strict=True)
@@ -77,6 +85,7 @@ class Decider:
             self.scorer,
             choosing=self.choosing,
             pace=self.pace,
+            started=started,
             **self.options,
         )
         for number, decision in zip(problems, decisions, strict=True):
@@ -91,11 +100,15 @@ class Decider:
         if decision is None or decision.index is None:
             return ""
         threshold, failures = decision.threshold, []
+        under_way = pilot.instruction_under_way
         for index in decision.ranking:
             if threshold is not None and decision.scores[index] < threshold:
                 break
-            if pilot.follow(decision, index):
+            tried = decision if index == decision.index else replace(decision, index=index)
+            if pilot.follow(tried, index, under_way):
                 break
+            if pilot.has_begun:
+                under_way = None  # the executor has left it
             why = pilot.failure or "there was nothing to do"
             failures.append(f"'{decision.plans[index]}' could not be begun: {why}")
         return "; ".join(failures)
@@ -105,32 +118,39 @@ class Decider:
     ) -> tuple[list[Plan], str]:
         limit = self.num_candidates
         situation = Situation(pilot.frames[-1], goal, limit, rng, pilot.env)
-        proposed = list(check_plans(proposer(situation)))
+        given = proposer(situation)
+        proposed = list(check_plans(given)) if given else []
         if len(proposed) > limit:
             raise PlanError(
                 f"{len(proposed)} candidates were proposed and num_candidates is {limit}: raise it "
                 "or propose fewer"
             )
         plans, reasons = pilot.possible(proposed)
-        if reasons and pilot.trigger == START and pilot.decision is None:
+        first = pilot.trigger == START and pilot.decision is None
+        if reasons and first and self.strict and isinstance(proposer, Listed):
             raise PlanError(f"{reasons[0]}: leave it out, or propose by what the scene allows")
         under_way = pilot.remaining
         known = {str(plan).casefold() for plan in plans}
         if under_way is not None and str(under_way).casefold() not in known:
             # What is in hand may be gone on with.
             plans = [under_way, *plans][:limit]
-        return plans, "; ".join(reasons)
+        return plans, "; ".join(reasons) or "nothing was proposed"
 
 
 def check_goal(goal: GoalLike | None, told: str | None) -> Goal:
     """Read a goal; None takes the text that the observation carries, `told`."""
     if isinstance(goal, Goal):
         return goal
-    text = told if goal is None else goal
-    if not text:
+    text: Any = told if goal is None else goal
+    if text is None or (isinstance(text, str) and not text.strip()):
         raise PlanError(
             "there is no goal: the observation carries no instruction; give goal=, or "
             "reset(options={'goal': ...})"
+        )
+    if not isinstance(text, str):
+        raise PlanError(
+            f"the goal is of type {type(text).__name__}; expected a text or a Goal, such as "
+            "Goal(image=frame)"
         )
     return Goal(text=text)
 

@@ -6,18 +6,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from gymnasium import Space, spaces
 from numpy.typing import NDArray
 
 from aid_robot.data.episode import Episode, Outcome
 from aid_robot.data.frames import ArrayFrames
 from aid_robot.data.store import EpisodeStore
-from aid_robot.envs.pilot import SURPRISE, TIME, Pilot
+from aid_robot.envs.pilot import DONE, FAILED, Pilot
+from aid_robot.errors import ConfigError
 from aid_robot.observation import resize_frames
 from aid_robot.observation_layouts import CAMERA_PREFERENCE
 
 # Cameras of a recorded decision: what was seen, and what had been imagined for that moment.
 SEEN, IMAGINED = CAMERA_PREFERENCE[0], "imagined"
 _ACTION_SIZE = 7
+
+
+def check_recordable(space: Space[Any]) -> None:
+    """Raise ConfigError for a space whose actions are no arrays of numbers."""
+    if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete
+                      | spaces.MultiBinary):  # fmt: skip
+        raise ConfigError(
+            f"actions of {space} can't be recorded; expected arrays of numbers (Box, Discrete): "
+            "flatten them by a wrapper, or leave out recorder="
+        )
 
 
 @dataclass
@@ -36,10 +48,11 @@ class DecisionRecorder:
     An episode has the camera that was decided by ("image_0"), what was imagined at the same time
     ("imagined"; the last such frame stays), actions and states; its instruction is the plan, and
     `info["decision"]` is `Decision.to_json()` with the number of the plan that was carried out.
-    Its "success" is what the environment's `info["success"]` said of its own task at the end, None
-    where the goal is another or the plan was cut short before. The episode's outcome is the same
-    where the plan is the task's own text, and open where it is another: an opened drawer is no
-    failure to open it, though another thing was wanted. One recorder may serve several
+    Its "success" is whether the goal was reached at the end, as the planner's `outcome` said; None
+    where nobody knows, or where the plan was cut short before, by time, surprise or a limit on the
+    episode's steps. The episode's outcome is the same where the plan is the task's own text, and
+    open where it is another: an opened drawer is no failure to open it, though another thing was
+    wanted. One recorder may serve several
     environments.
 
     Args:
@@ -64,12 +77,21 @@ class DecisionRecorder:
         track.imagined.append(self._imagined(pilot, track.imagined[-1]))
         track.states.append(pilot.state)
 
-    def end(self, pilot: Pilot, success: bool | None) -> None:
-        """Append the episode; without effect where nothing was done."""
-        track = self._tracks.pop(pilot, None)
-        if track is None or not track.actions:
-            return
-        self.store.append(self._episode(pilot, track, success))
+    def end(self, pilot: Pilot, success: Any = None, *, terminated: bool = False) -> None:
+        """Append the episode; without effect where nothing was done.
+
+        Args:
+            pilot: Who carried out the plan.
+            success: Whether the goal was reached, a bool of any kind; None where nobody knows.
+            terminated: Whether the environment came to its end, so that nothing can follow.
+        """
+        track = self._tracks.get(pilot)
+        if track is not None and track.actions:
+            known = None if success is None else bool(success)
+            if not known and not terminated and pilot.trigger not in (DONE, FAILED):
+                known = None  # not yet
+            self.store.append(self._episode(pilot, track, known))
+        self._tracks.pop(pilot, None)
 
     def _imagined(self, pilot: Pilot, before: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         imagined = pilot.imagined()
@@ -95,8 +117,6 @@ class DecisionRecorder:
             IMAGINED: ArrayFrames(resize_frames(np.stack(track.imagined), size)),
         }
         decision = pilot.decision
-        if pilot.trigger in (TIME, SURPRISE) and not success:
-            success = None  # not yet
         is_task = str(pilot.plan).casefold() == (pilot.told or "").strip().casefold()
         outcome: Outcome | None = None
         if is_task and success is not None:

@@ -20,15 +20,16 @@ from aid_robot.envs.decider import (
     Decider,
     ExecutorLike,
     GoalLike,
+    Outcome,
     ProposerLike,
     check_goal,
     describe,
     make_parts,
     make_watch,
 )
-from aid_robot.envs.decisions import DecisionRecorder
+from aid_robot.envs.decisions import DecisionRecorder, check_recordable
 from aid_robot.envs.pilot import DONE, FAILED, Pilot
-from aid_robot.errors import ConfigError
+from aid_robot.errors import AIDRobotError, ConfigError
 from aid_robot.planning.choose import Beam, Choosing
 from aid_robot.planning.decision import Decision
 from aid_robot.planning.drawing import beside, draw_decision, draw_waiting, panel_size
@@ -80,6 +81,8 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         budget: Seconds a decision may take, see `planning.pace.Pace`.
         max_plans: Plans that are carried out before the episode is truncated.
         recorder: Records every plan that was carried out.
+        outcome: Says from the info of the last step whether the goal was reached, None where that
+            can't be said; None takes `info["success"]` where the goal is the observation's own.
         camera: Of observations that have several.
         fps: Steps of the environment a second; None takes what it says itself.
         options: Of the prediction, see `PredictOptions`.
@@ -106,6 +109,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         budget: float | None = None,
         max_plans: int | None = None,
         recorder: DecisionRecorder | None = None,
+        outcome: Outcome | None = None,
         camera: str | None = None,
         fps: float | None = None,
         **options: Any,
@@ -117,6 +121,8 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
             raise ConfigError("a beam composes plans that have no number: use mode='auto' with it")
         if max_plans is not None and max_plans < 1:
             raise ConfigError(f"max_plans={max_plans} must be at least 1")
+        if recorder is not None:
+            check_recordable(env.action_space)
         self.mode, self.max_plans, self.recorder = mode, max_plans, recorder
         watch = make_watch(
             *(predictor, env.observation_space, env.metadata),
@@ -141,9 +147,11 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         self._episode_goal: Goal | None = None
         self._episode_proposer: Proposer = proposer
         self._rng = np.random.default_rng()
+        self._outcome = outcome
         self._plans_done = 0
-        self._reason = ""
-        self._info: dict[str, Any] = {}
+        self._reason, self._abstained = "", False
+        # Why there are no candidates after a plan's end, raised at the next step.
+        self._error: AIDRobotError | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -161,7 +169,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         if self.recorder is not None:  # what was cut short from outside
             self.recorder.end(self.pilot, None)
         self.pilot.reset(obs)
-        self._plans_done, self._reason = 0, ""
+        self._plans_done, self._reason, self._abstained, self._error = 0, "", False, None
         # A goal of the observation's own is read anew at each decision.
         self._episode_goal = None if goal is None else check_goal(goal, self.pilot.told)
         self._episode_proposer = self._proposer if plans is None else make_proposer(plans)
@@ -204,7 +212,8 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         is_new = pilot.trigger is not None
         if is_new:
             self._reason = self.decider.follow(pilot, self._decide()) or self._reason
-            if pilot.trigger is not None:
+            self._abstained = pilot.trigger is not None
+            if self._abstained:
                 return deepcopy(pilot.obs), 0.0, False, True, self._described({}, is_new=True)
             if self.recorder is not None:
                 self.recorder.begin(pilot)
@@ -212,6 +221,9 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
 
     def _carry_out(self, number: int) -> Step:
         """Carry out a candidate, and decide what comes next."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         pilot, decision = self.pilot, self.pilot.decision
         if decision is None or number >= len(decision.plans):
             # Where nothing can be begun, nothing will change by itself.
@@ -230,7 +242,11 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
             return obs, 0.0, False, False, self._described(info, is_new=False)
         goes_on = not (terminated or truncated)
         if goes_on:
-            self._decide()
+            try:
+                self._decide()
+            except AIDRobotError as error:  # what was carried out is not lost
+                pilot.decision, self._error = None, error
+                self._reason = f"no decision: {error}"
         info.pop("foresight", None)
         return obs, total, terminated, truncated, self._described(info, is_new=goes_on)
 
@@ -245,23 +261,28 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
             truncated = truncated or self._plans_done == self.max_plans
         over = bool(terminated or truncated)
         if self.recorder is not None and (over or pilot.trigger is not None):
-            # What the environment calls success is told of its own task alone.
-            success = info.get("success") if self._episode_goal is None else None
-            self.recorder.end(pilot, success)
+            self.recorder.end(pilot, self._success(info), terminated=bool(terminated))
         described = self._described(info, is_new=is_new)
         return obs, float(reward), bool(terminated), bool(truncated), described
+
+    def _success(self, info: dict[str, Any]) -> Any:
+        if self._outcome is not None:
+            return self._outcome(info)
+        # What the environment calls success is told of its own task alone.
+        return info.get("success") if self._episode_goal is None else None
 
     def _decide(self) -> Decision | None:
         pilot = self.pilot
         goal = self._episode_goal or check_goal(None, pilot.told)
         answer = self.decider.decide([pilot], [goal], [self._episode_proposer], [self._rng])
         pilot.decision, self._reason = answer[0]
+        if self.mode == "discrete":
+            self._abstained = pilot.decision is None or pilot.decision.index is None
         return pilot.decision
 
     def _described(self, info: dict[str, Any], *, is_new: bool) -> dict[str, Any]:
         decision = self.pilot.decision
-        abstained = bool(self._reason) and (decision is None or decision.index is None)
-        found = describe(self.pilot, self._reason, is_new=is_new, abstained=abstained)
+        found = describe(self.pilot, self._reason, is_new=is_new, abstained=self._abstained)
         info = {**info, "foresight": found}
         if self.mode == "discrete":
             mask = np.zeros(self.decider.num_candidates, np.int8)

@@ -19,18 +19,19 @@ from numpy.typing import NDArray
 from aid_robot.envs.decider import (
     Decider,
     GoalLike,
+    Outcome,
     ProposerLike,
     check_goal,
     describe,
     make_parts,
     make_watch,
 )
-from aid_robot.envs.decisions import DecisionRecorder
+from aid_robot.envs.decisions import DecisionRecorder, check_recordable
 from aid_robot.envs.executors import Executor
 from aid_robot.envs.pilot import Pilot
 from aid_robot.errors import ConfigError, PlanError
 from aid_robot.planning.choose import Beam, Choosing
-from aid_robot.planning.propose import Proposer
+from aid_robot.planning.propose import Proposer, make_proposer
 from aid_robot.planning.scorers.scorer import Scorer
 from aid_robot.predictor import Predictor
 
@@ -42,8 +43,9 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
     """`ForesightPlanner` with `mode="auto"` over a vector of environments.
 
     Those whose decisions are due in the same step decide together. One that abstains is truncated,
-    and rests for the step until it is reset. `info["foresight"]` holds arrays, one entry an
-    environment. Environments reset themselves in the step after their end, or by the caller.
+    and rests for the step until it is reset; candidates that can't be begun are left out.
+    `info["foresight"]` holds arrays, one entry an environment. Environments reset themselves in the
+    step after their end, or by the caller.
 
     Args:
         env: Of environments in this process (`SyncVectorEnv`), or in others where executors and
@@ -74,6 +76,7 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
         budget: float | None = None,
         rest: Any = None,
         recorder: DecisionRecorder | None = None,
+        outcome: Outcome | None = None,
         camera: str | None = None,
         fps: float | None = None,
         **options: Any,
@@ -93,9 +96,9 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
             replan_every=replan_every,
             surprise=surprise,
         )
-        goals = goal if isinstance(goal, list) else [goal] * env.num_envs
-        if len(goals) != env.num_envs:
-            raise PlanError(f"{len(goals)} goals were given for {env.num_envs} environments")
+        goals = _goals_of(goal, env.num_envs)
+        if recorder is not None:
+            check_recordable(env.single_action_space)
         self.decider = Decider(
             predictor,
             scorer,
@@ -103,8 +106,9 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
             choosing=Choosing(num_samples, penalty, threshold, beam, clips_per_step),
             budget=budget,
             options=options,
+            strict=False,
         )
-        self.recorder = recorder
+        self.recorder, self._outcome = recorder, outcome
         self.pilots: list[Pilot] = []
         self._proposers: list[Proposer] = []
         base = env.unwrapped
@@ -114,7 +118,8 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
             proposer, carrier = make_parts(inner, propose, made)
             self.pilots.append(Pilot(inner, carrier, watch))
             self._proposers.append(proposer)
-        self._goals: list[GoalLike | None] = list(goals)
+        self._goals = goals
+        self._episode_goals, self._episode_proposers = list(goals), list(self._proposers)
         self.single_action_space = spaces.Discrete(1)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
         self._rest = _neutral(env.single_action_space) if rest is None else rest
@@ -131,22 +136,33 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
         seed: int | list[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode in all environments, or in those of options["reset_mask"]."""
-        mask = np.ones(self.num_envs, bool)
-        if options is not None and "reset_mask" in options:
-            mask = np.array(options["reset_mask"], bool)
+        """Begin an episode in all environments, or in those of options["reset_mask"].
+
+        Options "goal" (one, or a list with one for each environment) and "plans" are the
+        planner's, for these episodes; others go to the environments.
+        """
+        given = dict(options or {})
+        mask = np.array(given.get("reset_mask", np.ones(self.num_envs)), bool)
+        goals = _goals_of(given.pop("goal"), self.num_envs) if "goal" in given else self._goals
+        plans = given.pop("plans", None)
+        proposer = None if plans is None else make_proposer(plans)
         if seed is not None:
             seeds = [seed + n for n in range(self.num_envs)] if isinstance(seed, int) else seed
             for number, own in enumerate(seeds):
                 if own is not None:
                     self._rngs[number] = np.random.default_rng([own, 1])
-        obs, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        obs, info = self.env.reset(seed=seed, options=given or None)  # type: ignore[arg-type]
         self._begin(obs, mask)
+        for number in map(int, np.flatnonzero(mask)):
+            self._episode_goals[number] = goals[number]
+            self._episode_proposers[number] = proposer or self._proposers[number]
         none = np.zeros(self.num_envs, bool)
         return obs, self._described(info, none, none)
 
     def step(self, actions: Any = None) -> Step:
         """Go on by a step in every environment; `actions` are all 0 and may be left out."""
+        if self.pilots[0].obs is None:
+            raise gymnasium.error.ResetNeeded("there is nothing to plan for yet: call reset first")
         resetting, unaware = self._ended.copy(), self._unaware.copy()
         due = self._due() & ~resetting
         self._decide(due)
@@ -161,7 +177,8 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
         batch = concatenate(space, chosen, empty)
         obs, rewards, terminated, truncated, info = self.env.step(batch)
         if unaware.any():
-            obs, _ = self.env.reset(options={"reset_mask": unaware})
+            obs, fresh = self.env.reset(options={"reset_mask": unaware})
+            info = _with_rows(info, fresh, unaware)
             terminated, truncated = terminated & ~unaware, truncated & ~unaware
         self._unaware = abstaining & ~(terminated | truncated)
         rewards = np.where(abstaining | unaware, 0.0, rewards)
@@ -172,7 +189,7 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
             if not resting[number]:
                 self.pilots[number].after(seen)
                 over = bool(terminated[number] or truncated[number])
-                self._record(number, chosen[number], info, over)
+                self._record(number, chosen[number], info, over, bool(terminated[number]))
         return obs, rewards, terminated, truncated, self._described(info, due, abstaining)
 
     def close(self, **kwargs: Any) -> None:
@@ -193,6 +210,8 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
             if self.recorder is not None:  # what was cut short from outside
                 self.recorder.end(self.pilots[number], None)
             self.pilots[number].reset(seen)
+            self._episode_goals[number] = self._goals[number]
+            self._episode_proposers[number] = self._proposers[number]
             self._reasons[number] = ""
             self._ended[number] = self._unaware[number] = False
 
@@ -202,8 +221,11 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
         pilots = [self.pilots[number] for number in numbers]
         answers = self.decider.decide(
             pilots,
-            [check_goal(self._goals[number], self.pilots[number].told) for number in numbers],
-            [self._proposers[number] for number in numbers],
+            [
+                check_goal(self._episode_goals[number], self.pilots[number].told)
+                for number in numbers
+            ],
+            [self._episode_proposers[number] for number in numbers],
             [self._rngs[number] for number in numbers],
         )
         for number, pilot, (decision, reason) in zip(numbers, pilots, answers, strict=True):
@@ -212,14 +234,19 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
             if pilot.trigger is None and self.recorder is not None:
                 self.recorder.begin(pilot)
 
-    def _record(self, number: int, action: Any, info: dict[str, Any], over: bool) -> None:
+    def _record(
+        self, number: int, action: Any, info: dict[str, Any], over: bool, terminated: bool
+    ) -> None:
         if self.recorder is None:
             return
         pilot = self.pilots[number]
         self.recorder.add(pilot, action)
         if over or pilot.trigger is not None:
-            known = "success" in info and self._goals[number] is None
-            self.recorder.end(pilot, bool(info["success"][number]) if known else None)
+            own = _row(info, number)
+            success = own.get("success") if self._episode_goals[number] is None else None
+            if self._outcome is not None:
+                success = self._outcome(own)
+            self.recorder.end(pilot, success, terminated=terminated)
 
     def _described(self, info: dict[str, Any], is_new: Flags, abstained: Flags) -> dict[str, Any]:
         """Add what the planner knows: a dict of arrays, as vectors of environments have it."""
@@ -235,6 +262,38 @@ class VectorForesightPlanner(VectorWrapper[Any, Any, Any, Any, Any]):
             found[key] = np.empty(self.num_envs, kind)
             found[key][:] = [row[key] for row in rows]
         return {**info, "foresight": found, "_foresight": np.ones(self.num_envs, bool)}
+
+
+def _goals_of(goal: GoalLike | list[GoalLike] | None, count: int) -> list[GoalLike | None]:
+    goals: list[GoalLike | None] = [*goal] if isinstance(goal, list) else [goal] * count
+    if len(goals) != count:
+        raise PlanError(f"{len(goals)} goals were given for {count} environments")
+    return goals
+
+
+def _row(info: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return one environment's info out of that of a vector; what it has not is left out."""
+    found: dict[str, Any] = {}
+    for key, values in info.items():
+        has = info.get(f"_{key}")
+        if not key.startswith("_") and (has is None or has[number]):
+            found[key] = _row(values, number) if isinstance(values, dict) else values[number]
+    return found
+
+
+def _with_rows(info: dict[str, Any], fresh: dict[str, Any], rows: Flags) -> dict[str, Any]:
+    """Take some environments' rows of a vector's info from another one."""
+    merged = dict(info)
+    for key, values in fresh.items():
+        old = info.get(key)
+        if isinstance(values, dict):
+            merged[key] = _with_rows(old if isinstance(old, dict) else {}, values, rows)
+        elif isinstance(old, np.ndarray) and old.shape == values.shape:
+            merged[key] = old.copy()
+            merged[key][rows] = values[rows]
+        elif old is None:
+            merged[key] = values
+    return merged
 
 
 def _neutral(space: gymnasium.Space[Any]) -> Any:

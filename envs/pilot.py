@@ -78,6 +78,8 @@ class Pilot:
         self.departure = 0.0
         # Why a plan could not be carried out.
         self.failure = ""
+        # Whether the executor has left what it did for the instruction that it began last.
+        self.has_begun = False
         self._foresight: Foresight | None = None
         self._number, self._begun_at = 0, 0
 
@@ -133,14 +135,18 @@ class Pilot:
                 reasons.append(f"'{plan}' can't be begun: {reason}")
         return kept, reasons
 
-    def follow(self, decision: Decision, index: int) -> bool:
-        """Begin with a plan of a decision, or go on with it; returns whether that can be done."""
-        before, goes_on = self.instruction_under_way, self.trigger in (TIME, SURPRISE)
+    def follow(self, decision: Decision, index: int, under_way: str | None = None) -> bool:
+        """Begin with a plan of a decision, or go on with it; returns whether that can be done.
+
+        `under_way` is `instruction_under_way` before the first of several attempts; where a plan
+        begins with it, it goes on.
+        """
+        before = under_way or self.instruction_under_way
         self.decision, self.plan = decision, decision.plans[index]
         self._foresight = decision.foresights[index]
         self._number, self.steps, self._begun_at, self.departure = 0, 0, 0, 0.0
-        self.trigger, self.failure = None, ""
-        if goes_on and before is not None and before.casefold() == self.plan.steps[0].casefold():
+        self.trigger, self.failure, self.has_begun = None, "", False
+        if before is not None and before.casefold() == self.plan.steps[0].casefold():
             return True  # what is in hand need not be begun again
         self._begin()
         return self.trigger is None
@@ -171,6 +177,7 @@ class Pilot:
         except AIDRobotError as error:
             self._fail(error)
             return
+        self.has_begun = True
         self._advance()
 
     def _advance(self) -> None:
@@ -191,7 +198,7 @@ class Pilot:
         self._begin()
 
     def _fail(self, error: AIDRobotError) -> None:
-        self.trigger, self.failure, self.action = FAILED, str(error), None
+        self.trigger, self.failure = FAILED, str(error)
 
     def imagined(self) -> Frame | None:
         """Return (samples, n, H, W, 3) of about now; None past the end of the imagined."""

@@ -42,6 +42,8 @@ from aid_robot.cli import run_cleanly
 from aid_robot.commands import quiet_libraries
 from aid_robot.commands.inputs import find_episode, read_image, split_episode
 from aid_robot.data import open_recording, write_video
+from aid_robot.data.store import EpisodeStore
+from aid_robot.envs.decisions import DecisionRecorder
 from aid_robot.envs.foresight import ForesightPlanner
 from aid_robot.envs.tabletop.tasks import Task
 from aid_robot.errors import ConfigError, FrameRateError, InstructionError, PlanError
@@ -87,6 +89,7 @@ def parse() -> argparse.Namespace:
     group.add_argument("--plan", nargs="*", metavar="PLAN", help="rank these instead")
     group.add_argument("--goal", metavar="TEXT", help="default: the simulated scene's own task")
     group.add_argument("--goal-image", type=Path, metavar="FILE", help="how it shall look")
+    group.add_argument("--goal-mask", type=Path, metavar="FILE", help="bright where that counts")
     group.add_argument("--scorer", metavar="NAMES", help="see aid-robot plan")
     group.add_argument(
         "--threshold",
@@ -95,6 +98,14 @@ def parse() -> argparse.Namespace:
         "it is calibrated)",
     )
     group.add_argument("--budget", type=float, metavar="S", help="seconds a decision may take")
+    group.add_argument("--penalty", type=float, default=0.5, help="weight of the samples' spread")
+    group.add_argument("--clips-per-step", type=int, default=1, metavar="N",
+                       help="clips of each instruction, where skills take longer")  # fmt: skip
+    group.add_argument("--surprise", type=float, metavar="D", help="with --env: decide anew where "
+                       "a frame departs this far from what was imagined, 0 to 1")  # fmt: skip
+    group.add_argument("--calibration", type=Path, metavar="FILE", help="of 'aid-robot calibrate'")
+    group.add_argument("--record", metavar="STORE", help="with --env: keep every plan that was "
+                       "carried out and what came of it, for 'aid-robot calibrate'")  # fmt: skip
     return parser.parse_args()
 
 
@@ -104,7 +115,11 @@ def main() -> int:
     leave_a_core()
     quiet_libraries()
     if args.plan is not None and args.env is not None:
+        if args.recording is not None or args.source is not None:
+            raise ConfigError("give one of: a recording, --source MODULE:FUNCTION, --env ID")
         return plan_and_move(args)
+    if args.record is not None or args.surprise is not None:
+        raise ConfigError("--record and --surprise are for plans that are carried out: add --env")
     observations, frame_rate = open_source(args)
     model = load_model(args)
     options = {"num_samples": args.samples, "seed": args.seed}
@@ -144,8 +159,14 @@ def load_model(args: argparse.Namespace) -> Predictor:
         raise PlanError("--plan needs a goal: give --goal TEXT or --goal-image FILE")
     pace = None if args.budget is None else Pace(args.budget)
     name = args.scorer or default_scorer(goal)
-    scorer = make_scorer(name, model=model, device=args.device)
-    return BestPlan(model, args.plan, goal, scorer, threshold=args.threshold, pace=pace)
+    scorer = make_scorer(name, model=model, device=args.device, calibration=args.calibration)
+    return BestPlan(
+        *(model, args.plan, goal, scorer),
+        threshold=args.threshold,
+        penalty=args.penalty,
+        clips_per_step=args.clips_per_step,
+        pace=pace,
+    )
 
 
 def read_goal(args: argparse.Namespace) -> Goal | None:
@@ -153,7 +174,10 @@ def read_goal(args: argparse.Namespace) -> Goal | None:
     if args.goal is None and args.goal_image is None:
         return None
     image = None if args.goal_image is None else read_image(args.goal_image)
-    return Goal(text=args.goal, image=image)
+    mask = None
+    if args.goal_mask is not None:
+        mask = np.asarray(read_image(args.goal_mask).mean(axis=-1) > 127)
+    return Goal(text=args.goal, image=image, mask=mask)
 
 
 def observe(step: int, prediction: Prediction) -> None:
@@ -171,16 +195,22 @@ def plan_and_move(args: argparse.Namespace) -> int:
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
     goal = read_goal(args)
     name = args.scorer or default_scorer(goal or Goal())
-    scorer = make_scorer(name, model=model, device=args.device)
+    scorer = make_scorer(name, model=model, device=args.device, calibration=args.calibration)
+    store = None if args.record is None else open_decisions(args.record)
     env = ForesightPlanner(
         make_env(args.env, render_mode="rgb_array"),
         model,
         scorer,
         goal=goal,
         propose=args.plan or None,
+        num_candidates=max(8, len(args.plan)),
         num_samples=args.samples,
         threshold=args.threshold,
+        penalty=args.penalty,
+        clips_per_step=args.clips_per_step,
         replan_every=args.every,
+        surprise=args.surprise,
+        recorder=None if store is None else DecisionRecorder(store),
         budget=args.budget,
         camera=args.camera,
         **({} if args.steps is None else {"steps": args.steps}),
@@ -201,10 +231,21 @@ def plan_and_move(args: argparse.Namespace) -> int:
             frames.append(env.render())
     except KeyboardInterrupt:
         print("interrupted")
+    finally:
+        env.close()
+        if store is not None:
+            store.close()
     write_video(args.out / "plan.mp4", frames, env.metadata["render_fps"])
     print(f"{step} steps; the scene's own task is {'done' if info.get('success') else 'not done'}")
     print(f"wrote {args.out}")
     return 0
+
+
+def open_decisions(path: str) -> EpisodeStore:
+    """Open a store to add to, or create it."""
+    if Path(path).exists():
+        return EpisodeStore.open(path, mode="a")
+    return EpisodeStore.create(path)
 
 
 def open_source(args: argparse.Namespace) -> tuple[Iterator[Any], float]:
@@ -221,7 +262,7 @@ def open_source(args: argparse.Namespace) -> tuple[Iterator[Any], float]:
     episode = 0 if key is None else find_episode(open_recording(path), key)
     env = gymnasium.make("aid_robot/RecordedEpisode-v0", path=path, episode=episode, fps=args.fps)
     obs, info = env.reset()
-    if not (args.instruction or obs["instruction"]):
+    if args.plan is None and not (args.instruction or obs["instruction"]):
         raise InstructionError(f"{args.recording} carries no instruction: give --instruction")
     if info["fps"] is None:
         raise FrameRateError(f"the frames a second of {args.recording} are unknown: give --fps")

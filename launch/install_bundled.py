@@ -37,7 +37,10 @@ def main() -> None:
         shutil.copy(held_out, fresh / "aid")
     for success in (args.model / "success", target / "success"):
         if success.is_dir():
-            shutil.copytree(success, fresh / "success")
+            # Another model's decisions were scored otherwise.
+            other = success.parent == target
+            ignored = shutil.ignore_patterns("calibration.*") if other else None
+            shutil.copytree(success, fresh / "success", ignore=ignored)
             break
     write_checksums(fresh)
     card = target / "README.md"

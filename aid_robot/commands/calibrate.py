@@ -60,7 +60,12 @@ def run(args: argparse.Namespace) -> int:
         *(scores, succeeded),
         method=args.method,
         threshold=args.threshold,
-        facts={"scorer": plans[0].scorer, "fitted": datetime.now(UTC).date().isoformat()},
+        facts={
+            "scorer": plans[0].scorer,
+            "models": sorted({plan.model for plan in plans}),
+            "penalties": sorted({plan.penalty for plan in plans}),
+            "fitted": datetime.now(UTC).date().isoformat(),
+        },
     )
     low, high = fitting.auroc_interval(scores, succeeded)
     print(

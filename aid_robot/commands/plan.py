@@ -95,6 +95,13 @@ def _add_choice_arguments(parser: argparse.ArgumentParser) -> None:
         help="clips of each instruction, where skills take longer than one (default: 1)",
     )
     group.add_argument("--budget", type=float, metavar="S", help="seconds the decision may take")
+    group.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="what 'aid-robot calibrate' has written for this scorer: scores become rates of "
+        "success",
+    )
 
 
 def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +142,12 @@ def run(args: argparse.Namespace) -> int:
         quiet_libraries()
     started = time.perf_counter()
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
-    scorer = make_scorer(args.scorer or default_scorer(goal), model=model, device=args.device)
+    scorer = make_scorer(
+        args.scorer or default_scorer(goal),
+        model=model,
+        device=args.device,
+        calibration=args.calibration,
+    )
     loaded = time.perf_counter() - started
 
     view = source.view(model.num_conditioning_frames, model.fps, args.frame)
@@ -217,5 +229,8 @@ def _save(decision: Decision, path: Path) -> None:
 
 
 def _beam(text: str) -> tuple[int, int]:
-    width, depth = (int(part) for part in text.split(","))
+    try:
+        width, depth = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}'; expected WIDTH,DEPTH, such as 3,2") from None
     return width, depth

@@ -79,7 +79,7 @@ class Calibration:
             succeeded: Whether the goal was reached.
             method: "isotonic", "platt", or None for isotonic from 100 outcomes on.
             threshold: Rate below which a planner shall abstain.
-            facts: Kept with it.
+            facts: Kept with it; a file needs "scorer", the name of whose scores they are.
 
         Raises:
             ScoreError: Fewer than 5 successes or failures, or scores that are none.
@@ -104,6 +104,16 @@ class Calibration:
         else:
             rates = np.interp(found, self.scores, self.rates)
         return np.asarray((1 - _TILT) * rates + _TILT * found)
+
+    def check_scorer(self, name: str, where: str) -> None:
+        """Raise CheckpointError unless it was fitted on scores by this scorer."""
+        fitted_on = self.facts.get("scorer")
+        if fitted_on != name:
+            whose = f"scores by '{fitted_on}'" if fitted_on else "scores of an unnamed scorer"
+            raise CheckpointError(
+                f"{where} was fitted on {whose}, and here are those by '{name}': remove it, or fit "
+                f"it on decisions by '{name}' (facts={{'scorer': ...}})"
+            )
 
     def abstaining_below(self, threshold: float) -> Self:
         """Return the same with another threshold."""

@@ -23,7 +23,7 @@ from aid_robot.planning.goals import Goal
 from aid_robot.planning.imagine import Imagination
 from aid_robot.planning.pace import Pace
 from aid_robot.planning.plans import Plan, PlanLike, check_plans
-from aid_robot.planning.scorers.scorer import Scorer, check_scores
+from aid_robot.planning.scorers.scorer import Scorer, check_scores, name_of
 from aid_robot.predictor import Predictor
 
 
@@ -63,6 +63,7 @@ class Choosing:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        check_count("num_samples", self.num_samples)
         if not self.penalty >= 0:
             raise ConfigError(f"penalty={self.penalty} must be 0 or more")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -132,16 +133,23 @@ def decide_many(
     *,
     choosing: Choosing | None = None,
     pace: Pace | None = None,
+    started: float | None = None,
     **options: Any,
 ) -> list[Decision]:
     """Decide several problems, all that they ask to be imagined in one batch; see `decide`.
 
-    The timings of each decision are those of the whole call.
+    The timings of each decision are those of the whole call, and of what came before it where
+    `started` (by `time.perf_counter`) says since when its time counts.
     """
     if not problems:
         return []
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     choosing = choosing or Choosing()
+    if choosing.beam is not None and getattr(scorer, "is_relative", False):
+        raise ConfigError(
+            f"the scorer '{name_of(scorer)}' compares the plans of one level with each other, and "
+            "a beam has several: use another scorer, or give longer plans instead of a beam"
+        )
     candidates = [list(check_plans(problem.plans)) for problem in problems]
     seeds = [draw_seed(problem.seed) for problem in problems]
     samples = choosing.num_samples
@@ -248,11 +256,6 @@ class _Search:
             penalty=choosing.penalty,
             timings=timings,
         )
-
-
-def name_of(scorer: Scorer) -> str:
-    """Return what a scorer is called; a plain function has no `name`."""
-    return str(getattr(scorer, "name", getattr(scorer, "__name__", type(scorer).__name__)))
 
 
 def aggregate(sample_scores: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:

@@ -23,16 +23,19 @@ class CarriedOut:
     scorer: str
     # Aggregated over samples, before any calibration.
     score: float
-    # Whether the environment's task was done at the end.
+    # Whether the goal was reached at the end.
     success: bool
+    # Who imagined, and the weight of the samples' spread in the score.
+    model: str = ""
+    penalty: float = 0.0
 
 
 def read_carried_out(infos: Iterable[tuple[str, Mapping[str, Any]]]) -> list[CarriedOut]:
     """Read recorded decisions whose outcome is known.
 
     Args:
-        infos: Ids and `info` of episodes; those without a decision, or whose plan was cut short or
-            served another goal than the environment's task, are left out.
+        infos: Ids and `info` of episodes; those without a decision, or of whose outcome nobody
+            knows, as where the plan was cut short, are left out.
 
     Raises:
         DataFormatError: A decision is not as `DecisionRecorder` writes it.
@@ -47,8 +50,16 @@ def read_carried_out(infos: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Car
                 continue
             plan = decision["plans"][int(decision["carried_out"])]
             samples = np.asarray(plan["sample_scores"], np.float64).reshape(1, -1)
-            score = float(aggregate(samples, float(decision["penalty"]))[0])
-            found.append(CarriedOut(str(decision["scorer"]), score, bool(decision["success"])))
+            penalty = float(decision["penalty"])
+            found.append(
+                CarriedOut(
+                    scorer=str(decision["scorer"]),
+                    score=float(aggregate(samples, penalty)[0]),
+                    success=bool(decision["success"]),
+                    model=str(decision.get("model_id", "")),
+                    penalty=penalty,
+                )
+            )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise DataFormatError(
                 f"episode '{name}' has a decision in another form ({error!r}); expected what "

@@ -62,6 +62,9 @@ def sweep(
 ) -> Sweep:
     """Let a scorer choose among random subsets of the candidates that it scored.
 
+    Numbers of candidates are compared on the same decisions: where these differ in how many they
+    have, up to the smallest.
+
     Args:
         scores: Of each decision, (plans, samples).
         reached: Whether each plan reached the goal when it was carried out, (plans,).
@@ -80,12 +83,12 @@ def sweep(
             )
     most = min(given.shape[1] for given in scores)
     counts = sorted({1, most} if samples is None else {n for n in samples if n <= most})
-    sizes = tuple(range(1, max(len(given) for given in scores) + 1))
+    sizes = tuple(range(1, min(len(given) for given in scores) + 1))
     rng = np.random.default_rng(seed)
     rates = {count: np.zeros((len(sizes), 2)) for count in counts}
     oracle, chance = np.zeros((len(sizes), 2)), np.zeros((len(sizes), 2))
     for given, came in zip(scores, reached, strict=True):
-        for place, size in enumerate(sizes[: len(given)]):
+        for place, size in enumerate(sizes):
             for _ in range(draws):
                 subset = rng.permutation(len(given))[:size]
                 drawn = rng.permutation(given.shape[1])

@@ -235,6 +235,123 @@ def test_decisions_are_recorded(tmp_path: Path) -> None:
     assert np.abs(seen.astype(int) - imagined).mean() < 12
 
 
+def recorded(path: Path, steps: int = 60, **changes: Any) -> list[Any]:
+    """Run an episode with a recorder; returns what was said of each plan's success."""
+    env = changes.pop("env", DotEnv("go right"))
+    with EpisodeStore.create(path) as store:
+        wrapped = planner(env, recorder=DecisionRecorder(store), **changes)
+        run(wrapped, steps, seed=0)
+        wrapped.close()
+    return [episode.info["decision"]["success"] for episode in EpisodeStore.open(path)]
+
+
+def test_a_plan_that_a_limit_on_time_cuts_short_is_no_failure(tmp_path: Path) -> None:
+    assert recorded(tmp_path / "whole.zarr") == [False, True]
+    cut = TimeLimit(DotEnv("go right"), 3)
+    assert recorded(tmp_path / "cut.zarr", env=cut) == [None]
+    assert recorded(tmp_path / "replanned.zarr", replan_every=2)[:2] == [None, None]
+
+
+def test_the_caller_may_say_whether_a_goal_of_its_own_was_reached(tmp_path: Path) -> None:
+    corner = {"goal": Goal("go left"), "max_plans": 1}
+    assert recorded(tmp_path / "open.zarr", **corner) == [None]
+    told = recorded(tmp_path / "told.zarr", outcome=lambda info: np.bool_(True), **corner)
+    assert told == [True]
+    assert recorded(tmp_path / "not.zarr", outcome=lambda info: None, **corner) == [None]
+
+
+class Dictated(DotEnv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.Dict({"arm": self.action_space})
+
+
+def test_what_can_not_be_recorded_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    with EpisodeStore.create(tmp_path / "s.zarr") as store, pytest.raises(ConfigError, match="Box"):
+        planner(Dictated(), recorder=DecisionRecorder(store))
+
+
+class Picky(PolicyExecutor):
+    """Can't go up, finds out that it can't go left, and counts what it begins."""
+
+    starts = 0
+
+    def obstacle(self, env: Any, instruction: str) -> str | None:
+        return "there is a wall" if instruction == "go up" else None
+
+    def start(self, env: Any, instruction: str) -> None:
+        if instruction == "go left":
+            raise PlanError("there is another wall")
+        self.starts += 1
+        super().start(env, instruction)
+
+
+def test_what_a_proposer_says_is_left_out_where_it_can_not_be_done() -> None:
+    executor = Picky(policy, max_steps=3)
+    env = planner(DotEnv("go right"), propose=lambda situation: SIDES, executor=executor)
+    env.reset(seed=0)
+    *_, info = env.step(0)
+    assert [str(plan) for plan in info["foresight"]["decision"].plans] == [
+        *("go left", "go right", "go down")
+    ]
+    env = planner(DotEnv("go right"), propose=SIDES, executor=executor)
+    env.reset(seed=0)
+    with pytest.raises(PlanError, match="'go up' can't be begun: there is a wall"):
+        env.step(0)
+
+
+def test_without_candidates_it_abstains_or_goes_on() -> None:
+    env = planner(DotEnv("go right"), propose=lambda situation: ())
+    env.reset(seed=0)
+    *_, truncated, info = env.step(0)
+    assert truncated
+    assert info["foresight"]["abstained"]
+    assert "nothing was proposed" in info["foresight"]["reason"]
+    said = iter([["go right"], [], []])
+    env = planner(DotEnv("go right"), propose=lambda situation: next(said), replan_every=2)
+    env.reset(seed=0)
+    plans = [env.step(0)[4]["foresight"]["plan"] for _ in range(5)]
+    assert plans == ["go right"] * 5
+
+
+def test_a_better_plan_that_can_not_be_begun_leaves_the_one_in_hand() -> None:
+    executor = Picky(policy, max_steps=9)
+    said = iter([["go right"], ["go left", "go right"]])
+    env = planner(
+        DotEnv("go left"),
+        propose=lambda situation: next(said),
+        executor=executor,
+        replan_every=2,
+    )
+    env.reset(seed=0)
+    for _ in range(3):
+        *_, info = env.step(0)
+    assert executor.starts == 1, "it went on"
+    told = info["foresight"]
+    assert told["plan"] == str(told["decision"].plan) == "go right"
+    assert "'go left' could not be begun: there is another wall" in told["reason"]
+
+
+def test_what_was_done_is_told_though_the_next_decision_fails() -> None:
+    calls = iter([False, True])
+
+    def failing(foresights: Any, goal: Any) -> Any:
+        if next(calls):
+            raise ScoreError("the server is gone")
+        return SideScorer()(foresights, goal)
+
+    env = planner(DotEnv("go right"), mode="discrete", scorer=failing)
+    env.reset(seed=0)
+    x = env.unwrapped.place[0]
+    obs, reward, terminated, truncated, info = env.step(SIDES.index("go right"))
+    assert obs["state"][0] == x + 10
+    assert (reward, terminated, truncated) == (0, False, False)
+    assert not info["action_mask"].any()
+    assert "the server is gone" in info["foresight"]["reason"]
+    with pytest.raises(ScoreError, match="the server is gone"):
+        env.step(0)
+
+
 def test_time_budget_saves_samples() -> None:
     slow = SlowPredictor()
     env = planner(DotEnv("go right"), predictor=slow, num_samples=4, budget=0.4)
@@ -303,6 +420,9 @@ def test_mistakes_of_an_episode_are_told() -> None:
     env.reset(seed=0)
     with pytest.raises(PlanError, match="6 candidates"):
         env.step(0)
+    env = planner(DotEnv("stay"), goal=draw(3, 3))
+    with pytest.raises(PlanError, match=r"of type ndarray.*Goal\(image=frame\)"):
+        env.reset(seed=0)
     env = planner(DotEnv(""))
     env.reset(seed=0)
     with pytest.raises(PlanError, match="no goal"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -126,3 +127,33 @@ def test_a_goal_for_each(tmp_path: Path) -> None:
     assert store[0].outcome is None, "success is told of another task"
     with pytest.raises(PlanError, match="1 goals were given for 2"):
         planner("stay", "stay", goal=["go left"])
+
+
+def test_goals_and_plans_of_an_episode() -> None:
+    envs = planner("stay", "stay")
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        envs.step()
+    envs.reset(seed=0, options={"goal": ["go up", "go left"], "plans": ["go left", "go up"]})
+    *_, info = envs.step()
+    assert info["foresight"]["plan"].tolist() == ["go up", "go left"]
+    envs.reset(seed=0)
+    *_, info = envs.step()
+    assert [str(plan) for plan in info["foresight"]["decision"][0].plans] == PLANS
+
+
+class Walled(PolicyExecutor):
+    def obstacle(self, env: Any, instruction: str) -> str | None:
+        return f"no way to {instruction}" if env.goal == "go left" else None
+
+
+def test_where_nothing_can_be_begun_the_others_go_on() -> None:
+    envs = planner("go left", "go right", executor=lambda: Walled(policy, max_steps=4))
+    envs.reset(seed=0)
+    *_, truncated, info = envs.step()
+    assert truncated.tolist() == [True, False]
+    assert info["foresight"]["abstained"].tolist() == [True, False]
+    assert "no way to go left" in info["foresight"]["reason"][0]
+    assert info["foresight"]["plan"][1] == "go right"
+    envs.env.envs[0].goal = "stay"
+    *_, info = envs.step()
+    assert not info["success"][0], "the info is that of the new episode"

@@ -150,5 +150,7 @@ def test_more_candidates_help_a_good_scorer_and_are_used_by_a_bad_one() -> None:
     assert fooled.chosen[1][-1] == 0
     assert fooled.chosen[1][0] == pytest.approx(fooled.random[0], abs=0.05)
     assert swept.draw().size[0] > 400
+    # Numbers of candidates are compared on the same decisions.
+    assert sweep([*good, good[0][:3]], [*reached, reached[0][:3]], draws=2).candidates == (1, 2, 3)
     with pytest.raises(ScoreError, match="outcomes"):
         sweep(good[:1], [np.ones(3, bool)])

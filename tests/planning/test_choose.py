@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from aid_robot.errors import ConfigError, PlanError, ScoreError
+from aid_robot.errors import CheckpointError, ConfigError, PlanError, ScoreError
 from aid_robot.planning.calibration import Calibration
 from aid_robot.planning.choose import Beam, Problem, aggregate, choose, decide, decide_many
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.pace import Pace
 from aid_robot.planning.plans import Plan, check_plans
-from aid_robot.planning.scorers.scorer import Weighted
+from aid_robot.planning.scorers.calibrated import Calibrated
+from aid_robot.planning.scorers.scorer import Custom, Weighted
 from tests.planning.dots import DotPredictor, SideScorer, draw
 
 START = draw(16, 16)
@@ -75,6 +78,21 @@ def test_a_calibrated_scorer_brings_its_own_threshold() -> None:
     assert decided(scorer, threshold=0) == 1
     assert decided(Weighted({scorer: 2.0})) is None
     assert decided(Weighted({scorer: 2.0, SideScorer(): 1.0})) == 1
+
+
+def test_any_scorer_may_be_calibrated_by_a_file_of_its_own(tmp_path: Path) -> None:
+    curve = Calibration("isotonic", (0.0, 1.0), (0.0, 0.5), facts={"scorer": "side"})
+    curve.save(tmp_path / "side.json")
+    scorer = Calibrated.load(SideScorer(), tmp_path / "side.json")
+    start = (DotPredictor(), START, PLANS, Goal("go right"))
+    plain, decision = decide(*start, SideScorer(), seed=0), decide(*start, scorer, seed=0)
+    assert decision.scorer == "side"
+    assert decision.scores == pytest.approx(curve(plain.scores))
+    replace(curve, facts={}).save(tmp_path / "side.json")
+    with pytest.raises(CheckpointError, match="unnamed scorer"):
+        Calibrated.load(SideScorer(), tmp_path / "side.json")
+    with pytest.raises(CheckpointError, match=r"scores by 'side'.*by 'function'"):
+        Calibrated(Custom(lambda f, g: 1.0, "function"), curve)
 
 
 def test_it_is_the_plan_s_score_that_is_calibrated_not_each_sample_s() -> None:

@@ -13,11 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
-from aid_robot.errors import ConfigError, ScoreError, StatePredictionError
+from aid_robot.errors import ConfigError, ScoreError
+from aid_robot.planning.choose import Beam, decide
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers import make_scorer
 from aid_robot.planning.scorers.judge import VLMJudge
 from tests.planning.clips import moving, picture
+from tests.planning.dots import DotPredictor, draw
 
 FUTURES = [moving(8), moving(16), moving(26)]
 RIGHT = Goal(text="the square is on the right")
@@ -112,8 +114,20 @@ def test_the_goals_picture_is_shown(server: Server) -> None:
 
 def test_answers_that_are_no_vote_are_refused(server: Server) -> None:
     server.answer = lambda strips: "A or B"
-    with pytest.raises(StatePredictionError, match="A or B"):
+    with pytest.raises(ScoreError, match="A or B"):
         judge(server)(FUTURES, RIGHT)
+
+
+def test_few_votes_may_be_lost(server: Server) -> None:
+    answers = iter(["A or B", "NONE", "NONE"])
+    server.answer = lambda strips: next(answers)
+    assert judge(server, votes=3)(FUTURES, RIGHT).tolist() == [[0], [0], [0]]
+
+
+def test_a_judge_of_one_level_is_none_of_a_beam(server: Server) -> None:
+    plans = ["go left", "go right"]
+    with pytest.raises(ConfigError, match="beam"):
+        decide(DotPredictor(), draw(16, 16), plans, RIGHT, judge(server), beam=Beam(2, 2))
 
 
 def test_a_judge_needs_a_goal_and_few_enough_plans(server: Server) -> None:

@@ -134,6 +134,14 @@ def test_weights_are_shares() -> None:
     assert mixed.name == "0.75 high + 0.25 low"
     with pytest.raises(ConfigError, match="positive"):
         Weighted({high: -1.0})
+    # Their shares add up to more than 1, by rounding.
+    ones = [Custom(lambda f, g: 1.0, name) for name in "abc"]
+    assert (Weighted(dict(zip(ones, (1, 0.4, 0.4), strict=True)))(FUTURES, Goal()) == 1).all()
+
+    def plain(foresights, goal):
+        return np.ones((len(foresights), 1))
+
+    assert Weighted({plain: 1.0, low: 1.0}).name == "0.5 plain + 0.5 low"
     with pytest.raises(ConfigError, match="no scorers"):
         Weighted({})
 

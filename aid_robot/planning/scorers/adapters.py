@@ -19,7 +19,7 @@ from aid_robot.errors import ScoreError
 from aid_robot.observation import resize_frames
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.imagine import Imagination
-from aid_robot.planning.scorers.scorer import Scorer, check_scores
+from aid_robot.planning.scorers.scorer import Scorer, check_scores, name_of
 from aid_robot.predictor import Predictor
 
 _IMAGES = "observation.images."
@@ -52,7 +52,8 @@ class RewardModel:
         Raises:
             ScoreError: A key is missing or of another shape.
         """
-        clips = _to_uint8(self._clips(batch))  # (B, T, H, W, 3)
+        seen = self._clips(batch)
+        clips = _to_uint8(seen)  # (B, T, H, W, 3)
         tasks, goals = batch.get("task"), batch.get("goal")
         if tasks is None and goals is None:
             raise ScoreError("the batch has neither 'task' nor 'goal'; expected texts or pictures")
@@ -64,11 +65,12 @@ class RewardModel:
             text = None if tasks is None else tasks[row]
             foresight = Foresight(clip[None], self.fps, text or "", num_conditioning_frames=1)
             goal = Goal(text=text, image=None if pictures is None else pictures[row])
-            scores = check_scores(self.scorer.name, self.scorer([foresight], goal), [foresight])
+            found = self.scorer([foresight], goal)
+            scores = check_scores(name_of(self.scorer), found, [foresight])
             rewards[row] = scores[0, 0]
         if self.binary:
             rewards = (rewards >= 0.5).astype(np.float64)
-        return torch.from_numpy(rewards).float()
+        return torch.from_numpy(rewards).to(seen.device, torch.float32)
 
     def _clips(self, batch: Mapping[str, Any]) -> Tensor:
         cameras = [key for key in batch if key.startswith(_IMAGES) or key == _IMAGE]
@@ -171,7 +173,8 @@ class PlanCost:
         if () in plans:
             foresights.append(self._nothing(seen, foresights))
             different.append(())
-        scores = check_scores(self.scorer.name, self.scorer(foresights, goal), foresights).mean(1)
+        found = self.scorer(foresights, goal)
+        scores = check_scores(name_of(self.scorer), found, foresights).mean(1)
         return np.array([scores[different.index(plan)] for plan in plans])
 
     def _nothing(self, seen: NDArray[np.uint8], others: Sequence[Foresight]) -> Foresight:

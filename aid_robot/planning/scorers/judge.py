@@ -27,11 +27,17 @@ _QUESTION = (
 _HEIGHT = 192
 
 
+class _UnreadableVoteError(ScoreError):
+    """An answer that names no plan, or several."""
+
+
 class VLMJudge:
     """Score by the share of votes that a model gives a plan.
 
     Each vote shows the plans in another order under other letters, since such models favour
-    places in a list; a plan that wins every time has 1. All may have 0: the model may answer none.
+    places in a list; a plan that wins every time has 1. All may have 0: the model may answer none,
+    or what can't be read, as which a minority of the votes may be lost. Scores hold among the plans
+    of one call alone.
     The key, where the server needs one, is read from `$AID_ROBOT_ENDPOINT_KEY`.
 
     Args:
@@ -43,6 +49,8 @@ class VLMJudge:
         timeout: Seconds for a whole call, retries included.
         max_retries: How often to ask again where that may help.
     """
+
+    is_relative = True
 
     def __init__(
         self,
@@ -76,9 +84,15 @@ class VLMJudge:
         scores = np.zeros((len(foresights), samples))
         for sample in range(samples):
             votes: Counter[int | None] = Counter()
+            unread: list[str] = []
             for _ in range(self.votes):
                 order = [int(number) for number in rng.permutation(len(foresights))]
-                votes[self._vote(foresights, sample, order, goal)] += 1
+                try:
+                    votes[self._vote(foresights, sample, order, goal)] += 1
+                except _UnreadableVoteError as error:
+                    unread.append(str(error))
+            if 2 * len(unread) > self.votes:
+                raise ScoreError(f"{len(unread)} of {self.votes} votes can't be read: {unread[0]}")
             scores[:, sample] = [votes[plan] / self.votes for plan in range(len(foresights))]
         return check_scores(self.name, scores, foresights)
 
@@ -104,10 +118,14 @@ class VLMJudge:
             goal=", and ".join(wanted),
             none=_NONE,
         )
-        answer = self._chat.ask(question, pictures, temperature=0.7 if self.votes > 1 else 0.0)
+        temperature = 0.7 if self.votes > 1 else 0.0
+        try:
+            answer = self._chat.ask(question, pictures, temperature=temperature)
+        except StatePredictionError as error:
+            raise ScoreError(f"no vote from {self._chat.identity}: {error}") from error
         named = {word for word in re.findall(r"\b[A-Z]+\b", answer) if word in (*letters, _NONE)}
         if len(named) != 1:
-            raise StatePredictionError(
+            raise _UnreadableVoteError(
                 f"{self._chat.identity} answered '{answer[:100]}'; expected one of "
                 f"{', '.join(letters)} or {_NONE}: use a model that follows instructions"
             )

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from aid_robot.clip import Foresight
-from aid_robot.errors import CheckpointError, ScoreError
+from aid_robot.errors import ScoreError
 from aid_robot.planning.calibration import FILE, Calibration
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers.scorer import (
@@ -45,12 +45,7 @@ class SuccessScorer:
         if not path.exists():
             return cls(model)
         calibration = Calibration.load(path)
-        fitted_on = calibration.facts.get("scorer", cls.name)
-        if fitted_on != cls.name:
-            raise CheckpointError(
-                f"{path} was fitted on scores by '{fitted_on}', and here are those by "
-                f"'{cls.name}': remove it, or fit it on decisions by '{cls.name}'"
-            )
+        calibration.check_scorer(cls.name, str(path))
         return cls(model, calibration)
 
     def __call__(self, foresights: Sequence[Foresight], goal: Goal) -> FloatArray:

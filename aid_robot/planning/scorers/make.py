@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aid_robot.errors import ConfigError
 from aid_robot.hub import BUNDLED, resolve
 from aid_robot.planning.goals import Goal
+from aid_robot.planning.scorers.calibrated import Calibrated
 from aid_robot.planning.scorers.scorer import Scorer, Weighted
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def make_scorer(
     *,
     model: str | os.PathLike[str] | VideoForesight = BUNDLED,
     device: str = "auto",
+    calibration: str | os.PathLike[str] | None = None,
 ) -> Scorer:
     """Make a scorer, or a mix of several with weights.
 
@@ -52,6 +54,7 @@ def make_scorer(
         model: Who predicts: its VAE, its towers and the success classifier of its folder are used.
             One that is loaded isn't loaded again; of a name, all is loaded here.
         device: Of networks that are loaded here.
+        calibration: File of one that was fitted on this scorer's scores; see `Calibrated`.
 
     Raises:
         ConfigError: A name is not known; WeightsNotFoundError: What it needs isn't there.
@@ -66,7 +69,8 @@ def make_scorer(
                 f"'{part.strip()}' has the weight '{weight}'; expected a number, as '0.3*progress'"
             ) from error
         parts[_make(name.strip(), model, device)] = share
-    return next(iter(parts)) if len(parts) == 1 else Weighted(parts)
+    scorer = next(iter(parts)) if len(parts) == 1 else Weighted(parts)
+    return scorer if calibration is None else Calibrated.load(scorer, calibration)
 
 
 def _make(name: str, model: str | os.PathLike[str] | VideoForesight, device: str) -> Scorer:
@@ -102,7 +106,7 @@ def _make(name: str, model: str | os.PathLike[str] | VideoForesight, device: str
     if kind == "text" and detail:
         from aid_robot.planning.scorers.text import GoalText
 
-        return GoalText.from_pretrained(detail)
+        return GoalText.from_pretrained(detail, device)
     if kind == "judge" and "#" in detail:
         from aid_robot.planning.scorers.judge import VLMJudge
 

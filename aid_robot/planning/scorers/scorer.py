@@ -88,7 +88,8 @@ class Weighted:
         for scorer, weight in scorers.items():
             if not (np.isfinite(weight) and weight > 0):
                 raise ConfigError(
-                    f"the scorer '{scorer.name}' has weight {weight}; expected a positive number"
+                    f"the scorer '{name_of(scorer)}' has weight {weight}; expected a positive "
+                    "number"
                 )
         total = sum(scorers.values())
         self.parts = {scorer: weight / total for scorer, weight in scorers.items()}
@@ -97,13 +98,18 @@ class Weighted:
     def name(self) -> str:
         """The parts with their shares."""
         if len(self.parts) == 1:
-            return next(iter(self.parts)).name
-        return " + ".join(f"{share:.2g} {part.name}" for part, share in self.parts.items())
+            return name_of(next(iter(self.parts)))
+        return " + ".join(f"{share:.2g} {name_of(part)}" for part, share in self.parts.items())
 
     @property
     def min_samples(self) -> int:
         """Samples of a plan that all parts can do with."""
         return max(getattr(part, "min_samples", 1) for part in self.parts)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether some part's scores hold among the plans of one call alone."""
+        return any(getattr(part, "is_relative", False) for part in self.parts)
 
     @property
     def calibration(self) -> Any:
@@ -113,10 +119,16 @@ class Weighted:
 
     def __call__(self, foresights: Sequence[Foresight], goal: Goal) -> FloatArray:
         scores = [
-            share * check_scores(part.name, part(foresights, goal), foresights)
+            share * check_scores(name_of(part), part(foresights, goal), foresights)
             for part, share in self.parts.items()
         ]
-        return np.asarray(np.sum(scores, axis=0))
+        # Shares add up to 1 but for rounding.
+        return np.asarray(np.clip(np.sum(scores, axis=0), 0.0, 1.0))
+
+
+def name_of(scorer: Scorer) -> str:
+    """Return what a scorer is called; a plain function has no `name`."""
+    return str(getattr(scorer, "name", getattr(scorer, "__name__", type(scorer).__name__)))
 
 
 def check_scores(name: str, scores: Any, foresights: Sequence[Foresight]) -> FloatArray:

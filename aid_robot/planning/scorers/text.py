@@ -53,15 +53,18 @@ class GoalText:
         self.clip, self.tokenizer = clip, tokenizer
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str) -> GoalText:
+    def from_pretrained(cls, name_or_path: str, device: str = "auto") -> GoalText:
         """Load a CLIP from a folder or hub id, such as "openai/clip-vit-base-patch32"."""
         from transformers import CLIPModel, CLIPTokenizerFast
 
         from aid_robot.hub import resolve
+        from aid_robot.runtime.denoiser import choose_device
 
         folder = resolve(name_or_path)
         return cls(
-            CLIPModel.from_pretrained(folder, use_safetensors=True).eval(),
+            CLIPModel.from_pretrained(folder, use_safetensors=True)
+            .to(choose_device(device))
+            .eval(),
             CLIPTokenizerFast.from_pretrained(folder),
         )
 
