@@ -101,7 +101,7 @@ class VideoForesight:
         """
         runtimes = choose_runtimes(runtime, engines)
         target = choose_device(device)
-        chosen = choose_model_dtype(dtype, target, engines)
+        chosen = choose_model_dtype(dtype, target, engines, runtimes)
         model = load_model(name_or_path, dtype=chosen).to(target, chosen)
         return cls(
             model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,30 @@ class Call:
             self.added_time_ids[rows],
         )
         return answer.float(), self.output[rows].float()
+
+
+def mixed(calls: Sequence[Call], count: int) -> Call:
+    """Put rows of several calls together, in turn: a network that mixes rows up is seen by it."""
+    longest = max(len(call.sample) for call in calls)
+    known = [(call, row) for row in range(longest) for call in calls if row < len(call.sample)]
+    picked = [known[number % len(known)] for number in range(count)]
+    context = [
+        LayerContext(*(torch.cat(tensors) for tensors in zip(*layers, strict=True)))
+        for layers in zip(
+            *([layer.rows([row]) for layer in call.context] for call, row in picked), strict=True
+        )
+    ]
+
+    def joined(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.cat([tensor[None] for tensor in tensors])
+
+    return Call(
+        joined(call.sample[row] for call, row in picked),
+        joined(call.timestep[row] for call, row in picked),
+        context,
+        joined(call.added_time_ids[row] for call, row in picked),
+        joined(call.output[row] for call, row in picked),
+    )
 
 
 class Recorder:

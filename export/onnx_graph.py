@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from aid_robot.errors import ExportError
-from aid_robot.export.graphs import Source
+from aid_robot.export.source import Source
 from aid_robot.extras import require
 from aid_robot.runtime.manifest import Graph, TensorSpec, Weight, digests_by_dtype
 
@@ -46,14 +46,19 @@ def trace_graph(source: Source, name: str, *, opset: int = MAX_OPSET) -> Any:
     Raises:
         ExportError: The exporter can't translate an operator.
     """
+    check_opset(opset)
+    model = _trace(source, name, opset)
+    _clean(model, {name for name, _ in source.module.named_parameters()})
+    return model
+
+
+def check_opset(opset: int) -> None:
+    """Raise ExportError for an opset that graphs can't be of."""
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(
             f"opset={opset} can't be exported: choose {MIN_OPSET} to {MAX_OPSET} (later ones have "
             "a GroupNormalization that TensorRT gets wrong)"
         )
-    model = _trace(source, name, opset)
-    _clean(model, {name for name, _ in source.module.named_parameters()})
-    return model
 
 
 def save_graph(
@@ -96,8 +101,9 @@ def _trace(source: Source, name: str, opset: int) -> Any:
     require("onnxscript", "onnx")
     sizes: dict[str, Any] = {}
     dynamic = tuple(_dynamic(spec, sizes) for spec in source.inputs)
-    takes_list = len(source.inputs) > 3  # the denoiser's keys and values are one *argument
-    shapes: Any = (*dynamic[:3], dynamic[3:]) if takes_list else dynamic
+    shapes: Any = dynamic
+    if source.varargs_from is not None:  # the denoiser's keys and values are one *argument
+        shapes = (*dynamic[: source.varargs_from], dynamic[source.varargs_from :])
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(

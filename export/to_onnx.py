@@ -9,19 +9,22 @@ The same code is `aid-robot export onnx`.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tqdm import tqdm
 
 from aid_robot import __version__
-from aid_robot.errors import ConfigError, ExportError
-from aid_robot.export.graphs import ROLES, make_source, roles_of
-from aid_robot.export.onnx_graph import MAX_OPSET, save_graph, trace_graph
+from aid_robot.errors import ConfigError, EngineError, ExportError
+from aid_robot.export.graphs import ROLES, check_roles, make_source, roles_of
+from aid_robot.export.onnx_graph import MAX_OPSET, check_opset, save_graph, trace_graph
 from aid_robot.export.script import run_script
 from aid_robot.export.verify import Gate, add_gate_arguments, gate_from
+from aid_robot.extras import require
 from aid_robot.hub import BUNDLED
 from aid_robot.model.aid import AIDModel
 from aid_robot.runtime.manifest import ADAPTERS, MANIFEST, PRECISIONS, Manifest
@@ -51,7 +54,8 @@ def export_onnx(
         precision: What the graphs compute in: "fp32", "fp16" or "bf16".
         adapters: "folded" puts all weights into the denoiser; "inputs" hands it what AID trained
             with each call, so that one engine serves every domain.
-        roles: Which graphs; None takes all that the model has.
+        roles: Which graphs; None takes all that the model has. Others that the folder holds of the
+            same model, exported in the same way, are kept.
         rows: Fixes the batch (candidates x branches); None leaves it dynamic.
         opset: Of the graphs, 18 to 20.
         external_data: Weights in a file apart; None does so above 2 GB.
@@ -67,22 +71,15 @@ def export_onnx(
         )
     if rows is not None and rows < 1:
         raise ConfigError(f"rows={rows} must be at least 1, or left out for a dynamic batch")
+    roles = roles_of(model) if roles is None else roles
+    check_roles(roles, model)
+    check_opset(opset)
+    require("onnxscript", "onnx")
     folder = Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportError(f"{folder} can't be made ({error}): choose another folder") from error
-    # A folder whose export broke off has no manifest and is refused.
-    (folder / MANIFEST).unlink(missing_ok=True)
-    graphs, roles = {}, roles_of(model) if roles is None else roles
-    with tqdm(roles, desc="export", unit="graph", disable=not progress) as bar:
-        for role in bar:
-            bar.set_postfix_str(f"{role}: tracing")
-            source = make_source(role, model, precision=precision, adapters=adapters, rows=rows)
-            traced = trace_graph(source, role, opset=opset)
-            path = folder / f"{role}.onnx"
-            bar.set_postfix_str(f"{role}: writing")
-            graphs[role] = save_graph(traced, source, path, external_data=external_data)
     manifest = Manifest(
         model=name,
         precision=precision,
@@ -90,10 +87,52 @@ def export_onnx(
         opset=opset,
         config=model.config.to_dict(),
         versions=_versions(),
-        graphs=graphs,
+        graphs={},
     )
-    manifest.save(folder)
+    manifest = _keeping(manifest, folder, model, roles, rows)
+    with tqdm(roles, desc="export", unit="graph", disable=not progress) as bar:
+        for role in bar:
+            bar.set_postfix_str(f"{role}: tracing")
+            source = make_source(role, model, precision=precision, adapters=adapters, rows=rows)
+            traced = trace_graph(source, role, opset=opset)
+            path = folder / f"{role}.onnx"
+            bar.set_postfix_str(f"{role}: writing")
+            saved = save_graph(traced, source, path, external_data=external_data)
+            # Should the next one fail, the folder holds what is listed.
+            manifest = replace(manifest, graphs={**manifest.graphs, role: saved})
+            manifest.save(folder)
+            del source, traced
     return manifest
+
+
+def _keeping(
+    manifest: Manifest, folder: Path, model: AIDModel, roles: Sequence[str], rows: int | None
+) -> Manifest:
+    """Keep what a folder has of the same model, exported in the same way, and its engines."""
+    if not (folder / MANIFEST).is_file():
+        return manifest
+    try:
+        old = Manifest.load(folder)
+    except EngineError:  # damaged: written anew
+        return manifest
+    way = ("precision", "adapters", "opset", "config")
+    plain = json.loads(json.dumps(dict(manifest.config)))
+    same = all(getattr(old, name) == getattr(manifest, name) for name in way[:3])
+    if not same or dict(old.config) != plain:
+        return manifest
+    graphs = {}
+    for role, graph in old.graphs.items():
+        if role in roles:
+            continue
+        try:
+            source = make_source(
+                role, model, precision=old.precision, adapters=old.adapters, rows=rows
+            )
+            old.check_weights(role, source.weights)
+        except (EngineError, ConfigError):
+            continue
+        graphs[role] = graph
+    return replace(manifest, graphs=graphs, engines=old.engines)
 
 
 def _versions() -> dict[str, str]:

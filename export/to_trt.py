@@ -11,6 +11,7 @@ without a GPU, TensorRT-RTX builds them ahead of time and nothing runs them yet.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 
 from aid_robot.errors import ConfigError, EngineError
-from aid_robot.export.graphs import ROLES
+from aid_robot.export.graphs import ROLES, make_source
 from aid_robot.export.script import run_script
 from aid_robot.export.to_onnx import export_onnx
 from aid_robot.export.trt_builder import BuildOptions, build_engine, check_machine, is_built_as
@@ -33,6 +34,7 @@ from aid_robot.runtime.trt_library import Backend, load_backend
 
 # Rows are branches of the guidance x candidates.
 _BATCH, _MAX_BATCH = 3, 24
+_PRECISION, _ADAPTERS = "fp16", "inputs"
 
 
 def build_engines(
@@ -108,7 +110,11 @@ def _describe(found: Fingerprint) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     source = parser.add_argument_group("what to build from")
-    source.add_argument("--model", default=BUNDLED, help="'bundled', a folder, or a hub id")
+    source.add_argument(
+        "--model",
+        help="'bundled', a folder, or a hub id; graphs that are there must be its (default: what "
+        "they were exported from, else 'bundled')",
+    )
     source.add_argument(
         "--onnx-dir", type=Path, default=Path("onnx"), help="folder of the graphs (default: onnx)"
     )
@@ -116,9 +122,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--force-onnx-export", action="store_true", help="export anew, even if the graph is there"
     )
     source.add_argument(
-        "--precision", choices=tuple(PRECISIONS), default="fp16", help="if exported"
+        "--precision",
+        choices=tuple(PRECISIONS),
+        help=f"graphs that are there must have it (default: what they have, else {_PRECISION})",
     )
-    source.add_argument("--adapters", choices=ADAPTERS, default="inputs", help="if exported")
+    source.add_argument(
+        "--adapters", choices=ADAPTERS, help=f"likewise (default: what they have, else {_ADAPTERS})"
+    )
     source.add_argument(
         "--graphs", nargs="+", choices=ROLES, default=[ROLE], help="which (default: the denoiser)"
     )
@@ -156,10 +166,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--compute-capabilities",
         nargs="+",
+        type=_capability,
         metavar="X.Y",
         help="of the GPUs to build for, by tensorrt_rtx (default: all that it can name)",
     )
     add_gate_arguments(parser)
+
+
+def _capability(text: str) -> str:
+    if not re.fullmatch(r"\d+\.\d", text):
+        raise argparse.ArgumentTypeError(f"'{text}'; expected X.Y, such as 8.9")
+    return text
 
 
 def choose_options(args: argparse.Namespace) -> BuildOptions:
@@ -210,17 +227,22 @@ def run(args: argparse.Namespace) -> int:
     gpu = torch.cuda.is_available()
     print(f"{'backend':<14} {backend}, {torch.cuda.get_device_name() if gpu else 'without a GPU'}")
     engine_dir = args.engine_dir or args.onnx_dir
+    name = args.model or BUNDLED
     if args.force_onnx_export or not (args.onnx_dir / MANIFEST).is_file():
         export_onnx(
-            _load(args.model, torch.device("cpu")),
+            _load(name, torch.device("cpu")),
             args.onnx_dir,
-            name=args.model,
-            precision=args.precision,
-            adapters=args.adapters,
+            name=name,
+            precision=args.precision or _PRECISION,
+            adapters=args.adapters or _ADAPTERS,
             roles=args.graphs,
             progress=True,
         )
-    check_names(Manifest.load(args.onnx_dir), args.graphs, options)
+    else:
+        check_asked(Manifest.load(args.onnx_dir), args)
+    manifest = Manifest.load(args.onnx_dir)
+    name = args.model or manifest.model or BUNDLED
+    check_names(manifest, args.graphs, options)
     build_engines(
         args.onnx_dir,
         engine_dir,
@@ -233,9 +255,29 @@ def run(args: argparse.Namespace) -> int:
         print("not verified, as asked")
         return 0
     if not gpu:
-        print("not verified: an engine runs on a GPU alone; there, call 'aid-robot export verify'")
-        return 0
-    return gate.run(engine_dir, _load(args.model, torch.device("cuda")), runtime="trt")
+        why = "an engine runs on a GPU alone: there, call 'aid-robot export verify'"
+        return gate.leave_out(engine_dir, Manifest.load(engine_dir), "trt", why)
+    if ROLE not in args.graphs:
+        why = f"of engines the gate runs that of the {ROLE}: verify the graphs by --runtime ort"
+        return gate.leave_out(engine_dir, Manifest.load(engine_dir), "trt", why)
+    return gate.run(engine_dir, _load(name, torch.device("cuda")), runtime="trt")
+
+
+def check_asked(manifest: Manifest, args: argparse.Namespace) -> None:
+    """Refuse to build from graphs of another model, precision or kind than was asked for."""
+    anew = "leave it out, choose another --onnx-dir, or export anew by --force-onnx-export"
+    for what in ("precision", "adapters"):
+        asked, found = getattr(args, what), getattr(manifest, what)
+        if asked is not None and asked != found:
+            raise ConfigError(
+                f"--{what} {asked}: the graphs in {args.onnx_dir} have {found}; {anew}"
+            )
+    if args.model is None:
+        return
+    model = _load(args.model, torch.device("cpu"))
+    for role in args.graphs:
+        source = make_source(role, model, precision=manifest.precision, adapters=manifest.adapters)
+        manifest.check_weights(role, source.weights)
 
 
 def _load(name: str, device: torch.device) -> AIDModel:

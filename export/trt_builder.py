@@ -312,12 +312,15 @@ def _timing_cache(
         config.set_timing_cache(cache, False)
     yield
     cache = config.get_timing_cache()
-    if cache is not None:
-        content = memoryview(cache.serialize())
+    if cache is None:
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(content)
+        partial.write_bytes(memoryview(cache.serialize()))
         partial.replace(path)
+    except OSError as error:  # what was built is worth more
+        say(f"timing cache {path} can't be written ({error})")
 
 
 @contextmanager

@@ -2,19 +2,20 @@
 
     python export/verify.py onnx --model bundled --observation frame.png "open the drawer"
 
-Torch predicts in float32 and every call of its UNet is kept. The engine then answers the same calls
-(so that the error of each noise level is seen apart), larger and smaller batches than that, and at
-last predicts by itself: PSNR, and LPIPS where its weights are at hand. The same code ends every
-export, and is `aid-robot export verify`.
+Torch predicts in float32, with all three branches of the guidance, and every call of its UNet is
+kept. The engine then answers the same calls (so that the error of each noise level is seen apart),
+larger and smaller batches of rows out of all of them, and at last predicts by itself as the model
+does: PSNR, and LPIPS where its weights are at hand. What is left out is said. The same code ends
+every export, and is `aid-robot export verify`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,93 +27,27 @@ from torch import Tensor
 from aid_robot.errors import ConfigError, SamplingError, WeightsNotFoundError
 from aid_robot.evaluation.metrics.lpips import LPIPS, SMALLEST
 from aid_robot.evaluation.psnr import psnr
-from aid_robot.export.calls import Recorder
+from aid_robot.export.calls import Recorder, mixed
 from aid_robot.export.graphs import make_source
+from aid_robot.export.report import THRESHOLDS, Check, LeftOut, Report, Thresholds
 from aid_robot.export.script import run_script
 from aid_robot.foresight import VideoForesight
 from aid_robot.hub import BUNDLED
 from aid_robot.model.aid import AIDModel
 from aid_robot.runtime import RUNTIMES, make_denoiser
 from aid_robot.runtime.denoiser import NetworkDenoiser
-from aid_robot.runtime.manifest import Manifest
+from aid_robot.runtime.manifest import Graph, Manifest
+from aid_robot.runtime.trt import TensorRTNetwork
 
 Frames: TypeAlias = NDArray[np.uint8]
 
 # Batches off the one that an engine is tuned for: that is where some give NaN.
 BATCHES = (1, 2, 3, 24)
+# Noise levels that are compared at least, and the guidance that they are seen under: all branches.
+_LEVELS = 8
+_GUIDANCE = {"image_guidance_scale": 1.5, "text_guidance_scale": 3.0}
 _SEED = 0
 _INSTRUCTION = "put the carrot on the plate"
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What the numbers that a graph computes in must reach."""
-
-    relative_l2: float  # largest, of the network's output
-    cosine: float  # smallest, of the same
-    psnr: float  # smallest, of predicted frames against torch's, dB
-    lpips: float  # largest, of the same
-
-
-THRESHOLDS: Mapping[str, Thresholds] = {
-    "fp32": Thresholds(1e-5, 0.999999, 60.0, 1e-3),
-    "fp16": Thresholds(1e-2, 0.9999, 45.0, 1e-2),
-    "bf16": Thresholds(5e-2, 0.998, 35.0, 5e-2),
-    "fp8": Thresholds(0.15, 0.99, 28.0, 0.1),
-    "int8": Thresholds(0.2, 0.98, 25.0, 0.15),
-}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One figure and its limit."""
-
-    what: str
-    figure: str
-    value: float
-    limit: float
-    at_most: bool
-
-    @property
-    def passed(self) -> bool:
-        """Tell whether the figure keeps its limit; NaN never does."""
-        return self.value <= self.limit if self.at_most else self.value >= self.limit
-
-
-@dataclass(frozen=True)
-class Report:
-    """All checks of one folder."""
-
-    engines: str
-    runtime: str
-    precision: str
-    versions: Mapping[str, str]
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Tell whether every check passed, and there was one."""
-        return bool(self.checks) and all(check.passed for check in self.checks)
-
-    def table(self) -> str:
-        """Return the checks as lines."""
-        wide = max((len(check.what) for check in self.checks), default=0)
-        lines = [
-            f"{check.what:<{wide}}  {check.figure:<11} {check.value:>11.4g}  "
-            f"{'<=' if check.at_most else '>='} {check.limit:<9.6g} "
-            f"{'ok' if check.passed else 'FAILED'}"
-            for check in self.checks
-        ]
-        verdict = "passed" if self.passed else "FAILED"
-        return "\n".join([*lines, f"{self.engines} by {self.runtime}, {self.precision}: {verdict}"])
-
-    def to_json(self) -> str:
-        """Return the report as JSON; infinity and NaN as text."""
-        checks = [{**asdict(check), "passed": check.passed} for check in self.checks]
-        for check in checks:
-            if not math.isfinite(check["value"]):
-                check["value"] = str(check["value"])
-        return json.dumps({**asdict(self), "checks": checks, "passed": self.passed}, indent=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,23 +81,43 @@ def verify(
         on_check: Told of every check as it is done.
     """
     manifest = Manifest.load(engines)
-    runtime = settle(runtime, manifest)
-    report = []
-    for check in _checks(engines, manifest, model, observations, runtime, batches, steps):
-        report.append(check)
-        if on_check is not None:
-            on_check(check)
-    return Report(str(engines), runtime, manifest.arithmetic, manifest.versions, tuple(report))
+    runtime = settle(runtime, manifest, model.device)
+    checks: list[Check] = []
+    left_out: list[LeftOut] = []
+    with _exact_products():
+        for one in _compared(engines, manifest, model, observations, runtime, batches, steps):
+            if isinstance(one, LeftOut):
+                left_out.append(one)
+                continue
+            checks.append(one)
+            if on_check is not None:
+                on_check(one)
+    facts = (str(engines), runtime, manifest.arithmetic, manifest.versions)
+    return Report(*facts, tuple(checks), tuple(left_out))
 
 
-def settle(runtime: str, manifest: Manifest) -> str:
+def settle(runtime: str, manifest: Manifest, device: torch.device) -> str:
     """Say who "auto" is: engines where there are some and a GPU, else the graphs."""
     if runtime != "auto":
         return runtime
-    return "trt" if manifest.engines and torch.cuda.is_available() else "ort"
+    return "trt" if manifest.engines and device.type == "cuda" else "ort"
 
 
-def _checks(
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Keep a GPU from rounding the reference's float32 to TF32's 10 bits."""
+    parts: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    kept = [part.allow_tf32 for part in parts]
+    try:
+        for part in parts:
+            part.allow_tf32 = False
+        yield
+    finally:
+        for part, value in zip(parts, kept, strict=True):
+            part.allow_tf32 = value
+
+
+def _compared(
     engines: Path,
     manifest: Manifest,
     model: AIDModel,
@@ -170,9 +125,12 @@ def _checks(
     runtime: str,
     batches: Sequence[int],
     steps: int | None,
-) -> Iterator[Check]:
+) -> Iterator[Check | LeftOut]:
+    others = sorted(set(manifest.graphs) - {"denoiser"})
     if runtime.startswith("ort"):
-        yield from _check_graphs(engines, manifest, model)
+        yield from _check_graphs(engines, manifest, model, runtime)
+    elif others:
+        yield LeftOut(", ".join(others), "torch computes these parts; check them by --runtime ort")
     if "denoiser" not in manifest.graphs:
         return
     limits = THRESHOLDS[manifest.graph("denoiser").arithmetic]
@@ -181,28 +139,40 @@ def _checks(
     by_torch = NetworkDenoiser(recorder, model.dtype, model.config.prediction_type)
     torch_way = VideoForesight(model, denoiser=by_torch)
     own_way = VideoForesight(model, denoiser=denoiser)
-    rows = manifest.graph("denoiser").inputs[0].shape[0]
-    fixed = rows if isinstance(rows, int) else None
+    low, best, high = row_range(manifest.graph("denoiser"), denoiser.network)
     options: Any = {} if steps is None else {"steps": steps}
+    levels: Any = {"steps": steps or max(_LEVELS, model.config.sampling.steps), **_GUIDANCE}
     given, lpips = model.config.num_conditioning_frames, _find_lpips(model)
+    if isinstance(lpips, LeftOut):
+        yield lpips
     for number, observation in enumerate(observations or [bundled_observation()], start=1):
         recorder.calls.clear()
         frames = observation.frames
         if frames.ndim == 3:
             frames = np.repeat(frames[None], given, axis=0)
-        truth = torch_way.predict(frames, observation.instruction, seed=_SEED, **options).frames
+        torch_way.predict(frames, observation.instruction, seed=_SEED, **levels)
         calls = list(recorder.calls)
         for call in calls:
             sigma = math.exp(4 * float(call.timestep[0]))
             where = f"observation {number}, sigma {sigma:.4g}"
-            count = fixed or len(call.sample)
+            count = min(max(len(call.sample), low), high)
             yield from _compare(where, *call.run(denoiser.network, count), limits)
-        middle = calls[len(calls) // 2]
-        for batch in batches if number == 1 and fixed is None else ():
-            answers = middle.run(denoiser.network, batch)
-            yield from _compare(f"batch of {batch}", *answers, limits)
-        if fixed is not None and any(len(call.sample) != fixed for call in calls):
-            continue  # such a graph can't predict by itself
+        near = {low, best - 1, best, best + 1, high} if best else set()
+        for batch in sorted({*batches, *near}) if number == 1 else ():
+            if low <= batch <= high:
+                answers = mixed(calls, batch).run(denoiser.network, batch)
+                yield from _compare(f"batch of {batch}", *answers, limits)
+            elif batch in batches:
+                yield LeftOut(f"batch of {batch}", f"it was built for {low} to {high} rows")
+        recorder.calls.clear()
+        truth = torch_way.predict(frames, observation.instruction, seed=_SEED, **options).frames
+        wrong = [n for n in (len(call.sample) for call in recorder.calls) if not low <= n <= high]
+        if wrong:
+            yield LeftOut(
+                f"observation {number}, rollout",
+                f"a prediction takes {wrong[0]} rows, and it was built for {low} to {high}",
+            )
+            continue
         try:
             shown = own_way.predict(frames, observation.instruction, seed=_SEED, **options).frames
         except SamplingError:  # what was predicted is not finite
@@ -217,12 +187,12 @@ def _check_rollout(
     truth: Frames,
     given: int,
     limits: Thresholds,
-    lpips: LPIPS | None,
+    lpips: LPIPS | LeftOut,
 ) -> Iterator[Check]:
     """Compare predicted frames (samples, N, H, W, 3) with torch's; None fails."""
     found = math.nan if shown is None else psnr(shown[:, given:], truth[:, given:])
     yield Check(where, "PSNR dB", found, limits.psnr, at_most=False)
-    if lpips is not None:
+    if not isinstance(lpips, LeftOut):
         found = math.nan
         if shown is not None:
             pair = (np.concatenate(clips[:, given:]) for clips in (shown, truth))
@@ -230,37 +200,57 @@ def _check_rollout(
         yield Check(where, "LPIPS", found, limits.lpips, at_most=True)
 
 
-def _find_lpips(model: AIDModel) -> LPIPS | None:
+def row_range(graph: Graph, network: Any) -> tuple[int, int | None, int]:
+    """Return the smallest, best and largest batch that a denoiser takes; None is no best one."""
+    if isinstance(network, TensorRTNetwork):
+        return network.rows
+    fixed = graph.inputs[0].shape[0]
+    return (fixed, fixed, fixed) if isinstance(fixed, int) else (1, None, 2**16)
+
+
+def _find_lpips(model: AIDModel) -> LPIPS | LeftOut:
     """Load LPIPS where its weights are at hand and the frames are large enough for it."""
     if min(model.config.height, model.config.width) < SMALLEST:
-        return None
+        return LeftOut("LPIPS", f"it takes frames of {SMALLEST} pixels at least")
     try:
         return LPIPS.load(device=str(model.device))
-    except WeightsNotFoundError:
-        return None
+    except WeightsNotFoundError as error:
+        return LeftOut("LPIPS", str(error))
 
 
-def _check_graphs(engines: Path, manifest: Manifest, model: AIDModel) -> Iterator[Check]:
-    """Compare the graphs around the denoiser with their torch modules, on random inputs."""
+def _check_graphs(
+    engines: Path, manifest: Manifest, model: AIDModel, runtime: str
+) -> Iterator[Check]:
+    """Compare the graphs around the denoiser with their torch modules, on random inputs.
+
+    Of several outputs the worst counts.
+    """
     from aid_robot.runtime.ort import OrtGraph
 
     device = model.device
+    provider = runtime.partition(":")[2] or device.type
     for role, graph in manifest.graphs.items():
         if role == "denoiser":
             continue
         fixed = graph.inputs[0].shape[0]
         rows = fixed if isinstance(fixed, int) else None
         source = make_source(role, model, rows=rows)
-        ort = OrtGraph(engines, manifest, role, device, device.type)
+        ort = OrtGraph(engines, manifest, role, device, provider)
         example = [tensor.to(device) for tensor in source.example(_SEED)]
         with torch.inference_mode():
             expected = source.module(*example)
             names = [spec.name for spec in source.inputs]
             found = ort(dict(zip(names, example, strict=True)))
         expected = expected if isinstance(expected, tuple) else (expected,)
-        joined = torch.cat([found[spec.name].float().flatten() for spec in graph.outputs])
-        truth = torch.cat([tensor.flatten() for tensor in expected])
-        yield from _compare(role, joined, truth, THRESHOLDS[graph.arithmetic])
+        limits = THRESHOLDS[graph.arithmetic]
+        pairs = [
+            list(_compare(role, found[spec.name], truth, limits))
+            for spec, truth in zip(graph.outputs, expected, strict=True)
+        ]
+        errors, cosines = zip(*pairs, strict=True)
+        # NaN is the worst of all.
+        yield max(errors, key=lambda c: math.inf if math.isnan(c.value) else c.value)
+        yield min(cosines, key=lambda c: -math.inf if math.isnan(c.value) else c.value)
 
 
 def _compare(where: str, found: Tensor, truth: Tensor, limits: Thresholds) -> Iterator[Check]:
@@ -319,23 +309,31 @@ class Gate:
     def run(self, engines: Path, model: AIDModel, *, runtime: str) -> int:
         """Verify, print the table and write the JSON; returns 1 where a check fails."""
         manifest = Manifest.load(engines)
-        numbers, runtime = manifest.arithmetic, settle(runtime, manifest)
+        numbers, runtime = manifest.arithmetic, settle(runtime, manifest, model.device)
         if runtime.startswith("ort") and numbers in ("bf16", "fp8") and model.device.type == "cpu":
             # Of fp8 it has the types, and moves a Transpose among them that it has no kernel for.
-            print(
-                f"not verified: a CPU's ONNX Runtime can't run {numbers}; verify the engine built "
-                "from it"
-            )
-            return 0
+            why = f"a CPU's ONNX Runtime can't run {numbers}: verify the engine built from it"
+            return self.leave_out(engines, manifest, runtime, why)
         count = model.config.num_conditioning_frames
         observations = [read_observation(*given, count) for given in self.observations]
         result = verify(
             engines, model, observations, runtime=runtime, batches=self.batches, steps=self.steps
         )
+        self._tell(result)
+        return 0 if result.passed else 1
+
+    def leave_out(self, engines: Path, manifest: Manifest, runtime: str, why: str) -> int:
+        """Say, and report, that nothing was compared; returns 0."""
+        missing = (LeftOut("all", why),)
+        facts = (str(engines), runtime, manifest.arithmetic, manifest.versions)
+        self._tell(Report(*facts, (), missing))
+        return 0
+
+    def _tell(self, result: Report) -> None:
         print(result.table())
         if self.report is not None:
+            self.report.parent.mkdir(parents=True, exist_ok=True)
             self.report.write_text(result.to_json() + "\n")
-        return 0 if result.passed else 1
 
 
 def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -368,7 +366,12 @@ def gate_from(args: argparse.Namespace) -> Gate | None:
         return None
     if min(args.batches) < 1:
         raise ConfigError(f"--batches {min(args.batches)} must be at least 1")
+    if args.steps is not None and args.steps < 1:
+        raise ConfigError(f"--steps {args.steps} must be at least 1")
     observations = tuple((path, text) for path, text in args.observation)
+    for path, _ in observations:  # before the hours of an export
+        if "://" not in path and not Path(path).expanduser().exists():
+            raise ConfigError(f"--observation {path}: there is no such file or folder")
     return Gate(observations, tuple(args.batches), args.steps, args.report)
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aid_robot.errors import EngineError
+
 if TYPE_CHECKING:
     import torch
 
@@ -65,6 +67,7 @@ class Row:
     # "predict" (a whole request) or "step" (one denoising step of the UNet)
     kind: str
     runtime: str
+    # What the UNet computes in: torch's dtype, or an export's precision or quantisation.
     dtype: str
     candidates: int
     # Denoising steps of a prediction; branches x candidates of a step.
@@ -81,9 +84,13 @@ class Row:
 class Bench:
     """Times the cases one after the other and prints each as it is done."""
 
-    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
-        self.args, self.device = args, device
+    def __init__(
+        self, args: argparse.Namespace, device: torch.device, keep: Callable[[], None]
+    ) -> None:
+        self.args, self.device, self.keep = args, device, keep
         self.done: list[Row] = []
+        # What could not be timed, and why.
+        self.left_out: list[str] = []
 
     def run(self) -> None:
         """Time every runtime in every dtype, then diffusers."""
@@ -111,17 +118,19 @@ class Bench:
         from aid_robot.commands.bench_cases import Step, branch_count, predict_call
         from aid_robot.foresight import VideoForesight
         from aid_robot.runtime import make_denoiser
+        from aid_robot.runtime.manifest import Manifest
 
         engines = None if runtime.startswith("torch") else self.args.engines
         denoiser = make_denoiser(model, runtime, engines)
+        numbers = _dtype(model) if engines is None else Manifest.load(engines).arithmetic
         foresight = VideoForesight(model, denoiser=denoiser, model_id=self.args.model)
         for count in self.args.candidates:
             rows = count * branch_count(model)
             call = Step(model, rows).call(denoiser)
-            self._time("step", runtime, model, count, call, rows=rows)
+            self._time("step", runtime, numbers, count, call, rows=rows)
             for steps in self._steps(model):
                 whole = predict_call(foresight, count, steps)
-                self._time("predict", runtime, model, count, whole, steps=steps)
+                self._time("predict", runtime, numbers, count, whole, steps=steps)
 
     def _diffusers(self, model: AIDModel) -> None:
         from aid_robot.commands.bench_cases import (
@@ -134,13 +143,18 @@ class Bench:
 
         unet = diffusers_unet(model)
         pipeline = diffusers_pipeline(model, unet)
+        if pipeline is None:
+            self._leave_out(
+                "predict by diffusers: its pipeline knows no "
+                f"latent_patch_size={model.unet.patch_size}"
+            )
         for count in self.args.candidates:
             rows = count * branch_count(model)
             call = Step(model, rows).diffusers_call(unet)
-            self._time("step", "diffusers", model, count, call, rows=rows)
-            for steps in self._steps(model):
+            self._time("step", "diffusers", _dtype(model), count, call, rows=rows)
+            for steps in self._steps(model) if pipeline is not None else ():
                 call = pipeline_call(pipeline, model, count, steps)
-                self._time("predict", "diffusers", model, count, call, steps=steps)
+                self._time("predict", "diffusers", _dtype(model), count, call, steps=steps)
 
     def _steps(self, model: AIDModel) -> list[int]:
         return self.args.steps or [model.config.sampling.steps]
@@ -149,7 +163,7 @@ class Bench:
         self,
         kind: str,
         runtime: str,
-        model: AIDModel,
+        numbers: str,
         candidates: int,
         call: Callable[[], Mapping[str, float] | None],
         *,
@@ -158,10 +172,18 @@ class Bench:
     ) -> None:
         from aid_robot.runtime.measure import measure
 
-        timing = measure(call, self.device, warmup=self.args.warmup, runs=self.args.runs)
-        dtype = str(model.dtype).removeprefix("torch.")
-        self.done.append(Row(kind, runtime, dtype, candidates, steps, rows, timing))
+        try:
+            timing = measure(call, self.device, warmup=self.args.warmup, runs=self.args.runs)
+        except EngineError as error:  # such as an engine of fewer rows
+            self._leave_out(f"{kind} of {candidates} candidates by {runtime}: {error}")
+            return
+        self.done.append(Row(kind, runtime, numbers, candidates, steps, rows, timing))
         print(_line(self.done[-1]), flush=True)
+        self.keep()
+
+    def _leave_out(self, what: str) -> None:
+        self.left_out.append(what)
+        print(f"left out: {what}", flush=True)
 
     def _release(self) -> None:
         import torch
@@ -194,14 +216,13 @@ def run(args: argparse.Namespace) -> int:
         f"{'model':<20} {args.model} on {device}; {args.runs} runs after {args.warmup} warm-ups, "
         "the median and what 95 % stay within\n"
     )
-    bench = Bench(args, device)
-    bench.run()
-    load = describe_machine(device)["load"]
-    print(f"\nload at the end: {_plain(load)}")
-    if args.output is not None:
+
+    def keep() -> None:
+        if args.output is None:
+            return
         record = {
             "machine": machine,
-            "load at the end": load,
+            "load at the end": describe_machine(device)["load"],
             "arguments": {
                 n: _jsonable(v)
                 for n, v in vars(args).items()
@@ -209,9 +230,15 @@ def run(args: argparse.Namespace) -> int:
             },
             "engine seconds": dict(built),
             "rows": [row.to_dict() for row in bench.done],
+            "left out": bench.left_out,
         }
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(record, indent=1) + "\n")
+
+    bench = Bench(args, device, keep)
+    bench.run()
+    print(f"\nload at the end: {_plain(describe_machine(device)['load'])}")
+    keep()
     return 0
 
 
@@ -232,6 +259,10 @@ def _line(row: Row) -> str:
         f"{_ms(timing.p50):>10} {_ms(timing.p95):>10} {_ms(timing.p50 / row.candidates):>10} "
         f"{timing.first:>6.1f} s {peak:>8}  {stages}".rstrip()
     )
+
+
+def _dtype(model: AIDModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _ms(seconds: float) -> str:

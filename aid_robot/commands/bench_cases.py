@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 from diffusers import UNetSpatioTemporalConditionModel as SVDUNet
 from PIL import Image
@@ -118,6 +119,10 @@ class Step:
     def diffusers_call(self, unet: Any) -> Callable[[], None]:
         """Return a call of diffusers' UNet with as many tokens of context."""
         sample = torch.cat([self.latents, self.condition.latents], dim=2)
+        side = self._model.unet.patch_size
+        if side > 1:  # as our UNet takes them, see `AIDConfig.latent_patch_size`
+            rows, frames = sample.shape[:2]
+            sample = F.pixel_unshuffle(sample.flatten(0, 1), side).unflatten(0, (rows, frames))
         at = torch.tensor(0.0, device=sample.device)
 
         @torch.inference_mode()
@@ -139,9 +144,13 @@ def diffusers_unet(model: AIDModel) -> Any:
 def diffusers_pipeline(model: AIDModel, unet: Any) -> Any:
     """Return diffusers' Stable Video Diffusion around that UNet and the model's VAE.
 
+    None where the UNet takes patches of latents, which that pipeline does not know.
+
     Its image tower is the model's, or where that takes other sizes one of the same width, depth
     and number of patches.
     """
+    if model.unet.patch_size > 1:
+        return None
     tower, own = model.image_encoder, model.image_encoder.config
     if own.image_size != _PIPELINE_IMAGE_SIZE:
         scale = _PIPELINE_IMAGE_SIZE / own.image_size

@@ -82,11 +82,15 @@ def make_denoiser(
 
 
 def choose_model_dtype(
-    dtype: str | torch.dtype, device: torch.device, engines: _Folder | None
+    dtype: str | torch.dtype,
+    device: torch.device,
+    engines: _Folder | None,
+    runtimes: Sequence[str] = (),
 ) -> torch.dtype:
     """Choose the dtype of what torch computes: with engines, "auto" is theirs.
 
-    On a CPU it is float32 beside engines in float16, which a CPU computes slowly.
+    On a CPU it is float32 beside engines in float16, which a CPU computes slowly. Where the folder
+    can't be read and torch is one of several runtimes, it is torch's own.
     """
     from aid_robot.runtime.denoiser import choose_dtype
 
@@ -94,7 +98,12 @@ def choose_model_dtype(
         return choose_dtype(dtype, device)
     from aid_robot.runtime.manifest import Manifest
 
-    precision = Manifest.load(engines).precision
+    try:
+        precision = Manifest.load(engines).precision
+    except EngineError:
+        if not any(name.startswith("torch") for name in runtimes):
+            raise
+        return choose_dtype("auto", device)
     return choose_dtype("fp32" if precision == "fp16" and device.type == "cpu" else precision)
 
 
@@ -108,7 +117,8 @@ def choose_runtimes(runtime: str | Sequence[str], engines: _Folder | None) -> li
             raise ConfigError(
                 f"runtime='{name}' is unknown: {hint}It is one of {', '.join(RUNTIMES)}"
             )
-    names = [_automatic(engines) if name == "auto" else name for name in names]
+    alone = len(names) == 1
+    names = [_automatic(engines, alone) if name == "auto" else name for name in names]
     if not names:
         raise ConfigError(f"runtime={runtime!r} names none; it is one of {', '.join(RUNTIMES)}")
     with_engines = [name for name in names if not name.startswith("torch")]
@@ -125,12 +135,17 @@ def choose_runtimes(runtime: str | Sequence[str], engines: _Folder | None) -> li
     return names
 
 
-def _automatic(engines: _Folder | None) -> str:
+def _automatic(engines: _Folder | None, alone: bool) -> str:
     if engines is None:
         return "torch"
     from aid_robot.runtime.manifest import Manifest
 
-    return "trt" if Manifest.load(engines).engines else "ort"
+    try:
+        return "trt" if Manifest.load(engines).engines else "ort"
+    except EngineError:
+        if alone:
+            raise
+        return "ort"  # says the same when it is made, and another takes its place
 
 
 __all__ = ["RUNTIMES", "choose_model_dtype", "choose_runtimes", "make_denoiser"]

@@ -21,11 +21,11 @@ from aid_robot.model.unet import LayerContext
 from aid_robot.runtime.denoiser import NetworkDenoiser
 from aid_robot.runtime.manifest import Graph, Manifest
 from aid_robot.runtime.unet_graph import (
-    CONTEXT_PREFIX,
     OUTPUT,
     SAMPLE,
     TIME_IDS,
     TIMESTEP,
+    check_handed,
     check_size,
     flatten_context,
     split_weights,
@@ -37,7 +37,6 @@ _PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
-_STEP_INPUTS = (SAMPLE, TIMESTEP, TIME_IDS)
 # Numbers of element types in ONNX.
 _ELEMENT = {torch.float32: 1, torch.int64: 7, torch.float16: 10, torch.bfloat16: 16}
 
@@ -51,7 +50,8 @@ class OrtGraph:
         self.graph: Graph = manifest.graph(role)
         self._device = device
         path = manifest.check_files(folder, role)
-        self._session = open_session(path, provider, device)
+        exact = self.graph.precision == "fp32" and self.graph.quantization is None
+        self._session = open_session(path, provider, device, exact=exact)
 
     def __call__(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph on tensors by the names of its inputs."""
@@ -119,14 +119,13 @@ def make(model: AIDModel, engines: Path | None, variant: str | None) -> NetworkD
             f"runtime 'ort:{provider}' can't run a model that is on {device.type}: load it with "
             f"device='{'cuda' if provider in ('cuda', 'tensorrt') else 'cpu'}'"
         )
-    check_packages()
     manifest = Manifest.load(engines)
     check_size(manifest.graph("denoiser"), model)
     inside, handed = split_weights(model.unet, manifest.adapters)
     manifest.check_weights("denoiser", inside)
     graph = OrtGraph(engines, manifest, "denoiser", device, provider)
     dtype = {spec.name: spec.torch_dtype for spec in graph.graph.inputs}
-    _check_handed(graph.graph, manifest, handed)
+    check_handed(graph.graph, manifest, handed)
     weights = {name: tensor.to(dtype[name]).contiguous() for name, tensor in handed.items()}
     return NetworkDenoiser(OrtNetwork(graph, weights), dtype[SAMPLE], model.config.prediction_type)
 
@@ -144,13 +143,20 @@ def check_packages() -> None:
         )
 
 
-def open_session(path: Path, provider: str, device: torch.device) -> Any:
+def open_session(path: Path, provider: str, device: torch.device, *, exact: bool = False) -> Any:
     """Open a graph with one provider, and make sure that it is the one that runs.
+
+    `exact` keeps CUDA from rounding float32 to TF32.
 
     Raises:
         RuntimeUnavailableError: The provider is not there, or ONNX Runtime chose another.
         EngineError: The graph is damaged, or has an operator that the provider lacks.
     """
+    if provider not in _PROVIDERS:
+        raise RuntimeUnavailableError(
+            f"ONNX Runtime has no provider for '{provider}' here; there are {', '.join(_PROVIDERS)}"
+        )
+    check_packages()
     ort = require("onnxruntime", "cpu" if provider == "cpu" else "gpu")
     name = _PROVIDERS[provider]
     available = ort.get_available_providers()
@@ -165,9 +171,10 @@ def open_session(path: Path, provider: str, device: torch.device) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     settings = {} if provider == "cpu" else {"device_id": str(device.index or 0)}
-    providers: list[Any] = [(name, settings)]
+    on_cuda = {**settings, "use_tf32": "0"} if exact else settings
+    providers: list[Any] = [(name, on_cuda if provider == "cuda" else settings)]
     if provider == "tensorrt":  # takes operators that TensorRT leaves
-        providers.append((_PROVIDERS["cuda"], settings))
+        providers.append((_PROVIDERS["cuda"], on_cuda))
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # the bindings raise classes of their own, and RuntimeError
@@ -186,16 +193,3 @@ def open_session(path: Path, provider: str, device: torch.device) -> Any:
             "missing; see that 'nvidia-smi' works, or choose another runtime"
         )
     return session
-
-
-def _check_handed(graph: Graph, manifest: Manifest, handed: Mapping[str, Tensor]) -> None:
-    """See that the weights which the graph is handed are those that the model has."""
-    expected = {spec.name: spec.shape for spec in graph.inputs if spec.name not in _STEP_INPUTS}
-    expected = {n: s for n, s in expected.items() if not n.startswith(CONTEXT_PREFIX)}
-    found = {name: tuple(tensor.shape) for name, tensor in handed.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise EngineError(
-                f"the graph of '{manifest.model}' takes {name} as {expected.get(name)}, the model "
-                f"has it as {found.get(name)}: its adapters are of another kind; export this model"
-            )

@@ -7,7 +7,7 @@ graph starts them all at once, and `torch.compile` makes them fewer.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,6 +98,13 @@ class _Captured:
         def step() -> Tensor:
             return network(held[SAMPLE], held[TIMESTEP], context, held[TIME_IDS])
 
+        # Streams and graphs are of the current device.
+        self._device = held[SAMPLE].device
+        with torch.cuda.device(self._device):
+            self._graph, self._output = self._capture(step, pool)
+
+    @staticmethod
+    def _capture(step: Callable[[], Tensor], pool: Any) -> tuple[Any, Tensor]:
         # What is set up late, or tuned, must be so before the capture, on another stream.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -105,12 +112,14 @@ class _Captured:
             for _ in range(_WARM_UP_CALLS):
                 step()
         torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph()
         # Other threads may allocate meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._output = step()
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            output = step()
+        return graph, output
 
     def replay(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        self._inputs.fill(inputs)
-        self._graph.replay()
-        return self._output.clone()
+        with torch.cuda.device(self._device):
+            self._inputs.fill(inputs)
+            self._graph.replay()
+            return self._output.clone()

@@ -14,13 +14,15 @@ from aid_robot.model.unet import LayerContext
 from aid_robot.runtime.denoiser import Denoiser, NetworkDenoiser
 from aid_robot.runtime.manifest import Graph, Manifest
 from aid_robot.runtime.trt_engine import Engine, check_cuda
-from aid_robot.runtime.trt_fingerprint import REBUILD
+from aid_robot.runtime.trt_fingerprint import REBUILD, find_fingerprint
 from aid_robot.runtime.trt_library import Backend, load_backend
 from aid_robot.runtime.unet_graph import (
     OUTPUT,
     SAMPLE,
     TIME_IDS,
     TIMESTEP,
+    check_handed,
+    check_size,
     flatten_context,
     split_weights,
 )
@@ -80,6 +82,11 @@ class TensorRTNetwork:
         kinds = {spec.name: spec.torch_dtype for spec in self._graph.inputs}
         self.dtype = kinds[SAMPLE]
         inside, handed = split_weights(model.unet, manifest.adapters)
+        # Before gigabytes are read.
+        check_size(self._graph, model)
+        check_handed(self._graph, manifest, handed)
+        if not find_fingerprint(manifest, ROLE, backend).refittable:
+            manifest.check_weights(ROLE, inside)
         self._handed = {
             name: tensor.to(kinds.get(name, self.dtype), copy=True).contiguous()
             for name, tensor in handed.items()
@@ -96,8 +103,11 @@ class TensorRTNetwork:
         )
         if self._engine.fingerprint.refittable:
             self._engine.refit(graph_weights(self._graph, inside))
-        else:
-            manifest.check_weights(ROLE, inside)
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """Smallest, best and largest batch."""
+        return self._engine.fingerprint.rows
 
     def __call__(
         self,

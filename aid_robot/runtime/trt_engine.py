@@ -244,6 +244,11 @@ def check_inputs(graph: Graph, fingerprint: Fingerprint, inputs: Mapping[str, Te
                 f"load the model with that dtype, or {REBUILD}"
             )
         if not sizes.takes(tuple(tensor.shape)):
+            if not sizes.takes((sizes.best[0], *tensor.shape[1:])):
+                raise EngineError(
+                    f"input '{spec.name}' is {tuple(tensor.shape)}, {fingerprint.file} takes "
+                    f"{sizes.smallest} to {sizes.largest}: {REBUILD} from this model"
+                )
             raise EngineError(
                 f"input '{spec.name}' is {tuple(tensor.shape)}, {fingerprint.file} takes "
                 f"{sizes.smallest} to {sizes.largest}: choose batch_size so that rows (branches x "

@@ -9,10 +9,11 @@ from torch import Tensor
 from aid_robot.errors import EngineError
 from aid_robot.model.aid import AIDModel
 from aid_robot.model.unet import AIDUNet, LayerContext
-from aid_robot.runtime.manifest import Graph
+from aid_robot.runtime.manifest import Graph, Manifest
 
 SAMPLE, TIMESTEP, TIME_IDS, OUTPUT = "sample", "timestep", "added_time_ids", "output"
 CONTEXT_PREFIX = "context."
+_STEP_INPUTS = (SAMPLE, TIMESTEP, TIME_IDS)
 
 
 def context_names(layers: int) -> list[str]:
@@ -58,6 +59,19 @@ def check_size(graph: Graph, model: AIDModel) -> None:
             f"{graph.file} takes clips of {known} (frames, 2 x latent channels, latent size), the "
             f"model's are {own}: export this model"
         )
+
+
+def check_handed(graph: Graph, manifest: Manifest, handed: Mapping[str, Tensor]) -> None:
+    """See that the weights which a graph is handed are those that the model has."""
+    expected = {spec.name: spec.shape for spec in graph.inputs if spec.name not in _STEP_INPUTS}
+    expected = {n: s for n, s in expected.items() if not n.startswith(CONTEXT_PREFIX)}
+    found = {name: tuple(tensor.shape) for name, tensor in handed.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise EngineError(
+                f"the graph of '{manifest.model}' takes {name} as {expected.get(name)}, the model "
+                f"has it as {found.get(name)}: its adapters are of another kind; export this model"
+            )
 
 
 def context_weights(unet: AIDUNet) -> dict[str, Tensor]:

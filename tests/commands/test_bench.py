@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aid_robot.cli import main
-from aid_robot.commands.bench_cases import Step, diffusers_unet
+from aid_robot.commands.bench_cases import Step, diffusers_pipeline, diffusers_unet
 from aid_robot.errors import ConfigError
 from aid_robot.model.config import AdapterConfig
 from aid_robot.runtime.denoiser import TorchDenoiser
@@ -114,3 +114,10 @@ def test_diffusers_computes_the_same_where_nothing_is_added() -> None:
     # And what is timed runs.
     step.call(TorchDenoiser(model))()
     step.diffusers_call(unet)()
+
+
+def test_a_unet_of_patches_is_timed_beside_diffusers_own() -> None:
+    model = tiny_model(latent_patch_size=2)
+    call = Step(model, rows=2).diffusers_call(diffusers_unet(model))
+    call()
+    assert diffusers_pipeline(model, None) is None

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from aid_robot.errors import ConfigError, ExportError
 from aid_robot.export import graphs
-from aid_robot.export.graphs import Source, make_source
+from aid_robot.export.graphs import make_source
 from aid_robot.export.onnx_graph import trace_graph
-from aid_robot.export.to_onnx import export_onnx
+from aid_robot.export.source import Source
+from aid_robot.export.to_onnx import _keeping, export_onnx
 from aid_robot.model.aid import AIDModel
-from aid_robot.runtime.manifest import Manifest, TensorSpec
+from aid_robot.runtime.manifest import Graph, Manifest, TensorSpec, digests_by_dtype
 from aid_robot.runtime.ort import OrtGraph
 from aid_robot.runtime.unet_graph import split_weights
 from tests import tiny
@@ -187,8 +188,42 @@ def test_what_can_not_be_exported_is_refused(
     tmp_path: Path, model: AIDModel, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises((ConfigError, ExportError), match=message):
-        export_onnx(model, tmp_path, **options)  # type: ignore[arg-type]
-    assert not (tmp_path / "export.json").exists(), "what broke off must not look whole"
+        export_onnx(model, tmp_path / "new", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
+
+
+def exported(model: AIDModel, role: str) -> Graph:
+    """What a manifest says of a graph, without the graph."""
+    source = make_source(role, model)
+    digests = digests_by_dtype(source.weights)
+    return Graph(f"{role}.onnx", None, {f"{role}.onnx": "0"}, "fp32", (), (), digests)
+
+
+def test_what_else_a_folder_holds_of_the_model_is_kept(tmp_path: Path) -> None:
+    model = tiny.tiny_model()
+    graphs = {role: exported(model, role) for role in ("denoiser", "context", "vae_decoder")}
+    config, engines = model.config.to_dict(), {"tensorrt": {"denoiser": {}}}
+    old = Manifest("tiny", "fp32", "folded", 20, config, {}, graphs, engines)
+    old.save(tmp_path)
+    new = replace(old, graphs={}, engines={})
+    kept = _keeping(new, tmp_path, model, ["context"], None)
+    assert set(kept.graphs) == {"denoiser", "vae_decoder"}
+    assert kept.engines == engines
+    other = replace(new, precision="fp16")
+    assert _keeping(other, tmp_path, model, ["context"], None) == other
+    stranger = tiny.tiny_model(seed=5)
+    assert not _keeping(new, tmp_path, stranger, ["context"], None).graphs
+    with pytest.raises(ConfigError, match="unknown"):
+        export_onnx(model, tmp_path, roles=["contxet"])
+    assert set(Manifest.load(tmp_path).graphs) == set(graphs), "a typo loses nothing"
+
+
+def test_a_model_in_training_stays_so() -> None:
+    model = tiny.tiny_model()
+    model.unet.train().requires_grad_(True)
+    make_source("denoiser", model)
+    assert model.unet.training
+    assert all(parameter.requires_grad for parameter in model.unet.parameters())
 
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path, model: AIDModel) -> None:

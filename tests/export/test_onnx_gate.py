@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,17 +18,14 @@ from aid_robot.cli import main
 from aid_robot.errors import ConfigError
 from aid_robot.evaluation.metrics import lpips
 from aid_robot.evaluation.metrics.lpips import LPIPS
-from aid_robot.export.verify import (
-    THRESHOLDS,
-    Check,
-    Observation,
-    Report,
-    _check_rollout,
-    read_observation,
-    verify,
-)
+from aid_robot.export.calls import Recorder, mixed
+from aid_robot.export.report import THRESHOLDS, Check, LeftOut, Report
+from aid_robot.export.verify import Observation, _check_rollout, _compare, read_observation, verify
+from aid_robot.foresight import VideoForesight
+from aid_robot.runtime.denoiser import NetworkDenoiser
 from tests.export.small_graph import write_graph
 from tests.exported import Exports, load
+from tests.tiny import tiny_model
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)
 
@@ -43,6 +41,7 @@ def test_graphs_that_equal_torch_pass(onnx_exports: Exports) -> None:
     checked = {check.what for check in report.checks}
     assert {"context", "batch of 24"} <= checked
     assert len([what for what in checked if "sigma" in what]) == 2, "every step"
+    assert "LPIPS" in {one.what for one in report.left_out}, "32 pixels are too few"
     assert any(check.figure == "PSNR dB" for check in report.checks)
     values = json.loads(report.to_json())
     assert values["passed"] is True
@@ -91,7 +90,9 @@ def test_what_a_cpu_cannot_run_is_said_and_not_failed(
     replace(manifest, graphs={"denoiser": graph}).save(tmp_path)
     command = ["export", "verify", str(tmp_path), "--model", str(tiny_model_dir)]
     assert main([*command, "--device", "cpu", "--runtime", runtime]) == 0
-    assert "not verified: a CPU's ONNX Runtime can't run bf16" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out: all (a CPU's ONNX Runtime can't run bf16" in said
+    assert "not verified" in said
 
 
 def test_a_rollout_is_compared_by_lpips_where_there_is_one() -> None:
@@ -104,8 +105,29 @@ def test_a_rollout_is_compared_by_lpips_where_there_is_one() -> None:
         checks = list(_check_rollout("x", shown, truth, 1, THRESHOLDS["fp32"], network))
         assert [check.figure for check in checks] == ["PSNR dB", "LPIPS"]
         assert all(check.passed == passes for check in checks), checks
-    alone = list(_check_rollout("x", truth, truth, 1, THRESHOLDS["fp32"], None))
+    none = LeftOut("LPIPS", "it has no weights here")
+    alone = list(_check_rollout("x", truth, truth, 1, THRESHOLDS["fp32"], none))
     assert [check.figure for check in alone] == ["PSNR dB"]
+
+
+def test_batches_are_of_different_rows() -> None:
+    model = tiny_model()
+    recorder = Recorder(model.unet)
+    denoiser = NetworkDenoiser(recorder, model.dtype, model.config.prediction_type)
+    scales = {"image_guidance_scale": 1.5, "text_guidance_scale": 3.0}
+    VideoForesight(model, denoiser=denoiser).predict(PICTURE, "open the drawer", seed=0, **scales)
+    assert {len(call.sample) for call in recorder.calls} == {3}, "all branches"
+    batch = mixed(recorder.calls, 7)
+    rows = zip(batch.sample, batch.context[0].spatial_key, strict=True)
+    assert len({tuple(part.numpy().tobytes() for part in row) for row in rows}) == 7
+    found, truth = batch.run(model.unet, 7)
+    torch.testing.assert_close(found, truth, atol=1e-5, rtol=1e-4)
+    limits = THRESHOLDS["fp32"]
+
+    def first_row(*inputs: Any) -> torch.Tensor:
+        return model.unet(*inputs)[:1].expand(7, -1, -1, -1, -1)
+
+    assert not any(check.passed for check in _compare("x", *batch.run(first_row, 7), limits))
 
 
 def test_no_figure_that_is_not_a_number_passes() -> None:

@@ -252,7 +252,7 @@ def test_a_manifest_knows_what_is_quantised(tmp_path: Path) -> None:
 
 
 def test_the_gate_has_limits_for_all_numbers() -> None:
-    from aid_robot.export.verify import THRESHOLDS
+    from aid_robot.export.report import THRESHOLDS
     from aid_robot.runtime.manifest import PRECISIONS, QUANTIZATIONS
 
     assert set(THRESHOLDS) == {*PRECISIONS, *QUANTIZATIONS}

@@ -20,7 +20,9 @@ from aid_robot.errors import (
     MissingDependencyError,
     RuntimeUnavailableError,
 )
+from aid_robot.foresight import VideoForesight
 from aid_robot.runtime import make_denoiser
+from aid_robot.runtime.denoiser import TorchDenoiser
 from aid_robot.runtime.manifest import Manifest
 from aid_robot.runtime.trt import choose_backend, graph_weights, swap_in_place
 from aid_robot.runtime.trt_engine import check_inputs
@@ -114,7 +116,7 @@ def test_inputs_are_checked_before_a_call() -> None:
     check_inputs(GRAPH, FINGERPRINT, fits)
     for changed, said in (
         ({"sample": torch.zeros(25, 4, 8, dtype=torch.float16)}, "rows .* within 1 to 24"),
-        ({"sample": torch.zeros(3, 4, 9, dtype=torch.float16)}, r"\(3, 4, 9\)"),
+        ({"sample": torch.zeros(3, 4, 9, dtype=torch.float16)}, r"\(3, 4, 9\).* from this model"),
         ({"sample": torch.zeros(3, 4, 8)}, "torch.float32, .* takes float16"),
         ({"extra": torch.zeros(1)}, "with extra that it doesn't know"),
     ):
@@ -152,6 +154,17 @@ def test_another_runtime_takes_over_only_when_asked(tmp_path: Path) -> None:
     write_folder(tmp_path)
     with pytest.warns(UserWarning, match="'trt' can't be used and 'torch' takes its place"):
         make_denoiser(tiny_model(), ("trt", "torch"), tmp_path)
+
+
+@pytest.mark.parametrize("runtime", [("trt", "ort", "torch"), ("auto", "torch")])
+def test_torch_takes_over_from_a_folder_that_is_not_there(
+    tiny_model_dir: Path, tmp_path: Path, runtime: tuple[str, ...]
+) -> None:
+    with pytest.warns(UserWarning, match="takes its place"):
+        foresight = VideoForesight.from_pretrained(
+            tiny_model_dir, runtime=runtime, engines=tmp_path / "missing", device="cpu"
+        )
+    assert isinstance(foresight.denoiser, TorchDenoiser)
 
 
 def test_a_folder_without_engines_names_the_remedy() -> None:
