@@ -22,13 +22,14 @@ import platform
 import re
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.wrappers import TimeLimit
 from planning_judge import Outcome, compare_without_foresight, judge
 from planning_scenes import EVERY, Scene, SceneMaker
 from tqdm import tqdm
@@ -297,6 +298,10 @@ def time_decisions(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+# Steps of an episode in which a planner acts, of two skills at most.
+_LIMIT = 150
+
+
 @dataclass(frozen=True)
 class Way:
     """How a planner is let act in the environment."""
@@ -319,7 +324,9 @@ WAYS = {
 }
 
 
-def close_the_loop(args: argparse.Namespace) -> dict[str, Any]:
+def close_the_loop(
+    args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """Let a ForesightPlanner act in the environment itself, in every way that scenes allow."""
     predictor, text_scorer = make_predictor(args.model), _acting_scorer(args)
     maker = SceneMaker(args.work / "scenes", args.size, args.preset)
@@ -347,6 +354,7 @@ def close_the_loop(args: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
         if tabled:  # whether what happens is what the table of outcomes says
             found[name]["as tabled"] = float(np.mean(tabled))
+        keep(found)
     return found
 
 
@@ -366,8 +374,9 @@ def _act(
         plans = [(first,) for first in following]
         beam = Beam(3, 2, following=lambda plan: following.get(plan.steps[0], []))
     options: Any = {"steps": args.steps} if args.steps else {}
+    # Deciding anew can go on for ever.
     planner = ForesightPlanner(
-        *(maker.env, predictor, scorer),
+        *(TimeLimit(maker.env, _LIMIT), predictor, scorer),
         num_samples=args.samples,
         clips_per_step=args.clips_per_step,
         threshold=0,
@@ -426,7 +435,10 @@ def main() -> None:
         record["timings"] = time_decisions(args)
         print(json.dumps(record["timings"], indent=1))
     if args.loop:
-        record["loop"] = close_the_loop(args)
+        _write(record, args.output)
+        record["loop"] = close_the_loop(
+            args, lambda found: _write({**record, "loop": found}, args.output)
+        )
         print(json.dumps(record["loop"], indent=1))
     for goals, found in record["goals"].items():
         print(f"{goals}: {json.dumps(found['baselines'])}")

@@ -99,12 +99,16 @@ class Decider:
         """
         if decision is None or decision.index is None:
             return ""
-        threshold, failures = decision.threshold, []
+        threshold = decision.threshold
+        failures: list[str] = []
         under_way = pilot.instruction_under_way
         for index in decision.ranking:
             if threshold is not None and decision.scores[index] < threshold:
                 break
-            tried = decision if index == decision.index else replace(decision, index=index)
+            tried = decision
+            if index != decision.index:
+                reason = f"{'; '.join(failures)}; took '{decision.plans[index]}'"
+                tried = replace(decision, index=index, reason=reason)
             if pilot.follow(tried, index, under_way):
                 break
             if pilot.has_begun:

@@ -85,13 +85,13 @@ class DecisionRecorder:
             success: Whether the goal was reached, a bool of any kind; None where nobody knows.
             terminated: Whether the environment came to its end, so that nothing can follow.
         """
-        track = self._tracks.get(pilot)
-        if track is not None and track.actions:
-            known = None if success is None else bool(success)
-            if not known and not terminated and pilot.trigger not in (DONE, FAILED):
-                known = None  # not yet
-            self.store.append(self._episode(pilot, track, known))
-        self._tracks.pop(pilot, None)
+        track = self._tracks.pop(pilot, None)
+        if track is None or not track.actions:
+            return
+        known = None if success is None else bool(success)
+        if not known and not terminated and pilot.trigger not in (DONE, FAILED):
+            known = None  # not yet
+        self.store.append(self._episode(pilot, track, known))
 
     def _imagined(self, pilot: Pilot, before: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         imagined = pilot.imagined()

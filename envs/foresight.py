@@ -150,6 +150,8 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         self._outcome = outcome
         self._plans_done = 0
         self._reason, self._abstained = "", False
+        # What went on when the candidates were imagined, and still could.
+        self._under_way: str | None = None
         # Why there are no candidates after a plan's end, raised at the next step.
         self._error: AIDRobotError | None = None
 
@@ -165,9 +167,9 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         given = dict(options or {})
         goal: GoalLike | None = given.pop("goal", self._goal)
         plans: list[PlanLike] | None = given.pop("plans", None)
-        obs, info = self.env.reset(seed=seed, options=given or None)
         if self.recorder is not None:  # what was cut short from outside
             self.recorder.end(self.pilot, None)
+        obs, info = self.env.reset(seed=seed, options=given or None)
         self.pilot.reset(obs)
         self._plans_done, self._reason, self._abstained, self._error = 0, "", False, None
         # A goal of the observation's own is read anew at each decision.
@@ -202,9 +204,11 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
 
     def close(self) -> None:
         """Keep what was recorded, and close the environment."""
-        if self.recorder is not None:
-            self.recorder.end(self.pilot, None)
-        super().close()
+        try:
+            if self.recorder is not None:
+                self.recorder.end(self.pilot, None)
+        finally:
+            super().close()
 
     def _go_on(self) -> Step:
         """Do what the plan in hand, or a new one, says next."""
@@ -229,7 +233,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
             # Where nothing can be begun, nothing will change by itself.
             over = decision is None
             return deepcopy(pilot.obs), 0.0, False, over, self._described({}, is_new=False)
-        begun = pilot.follow(decision, number)
+        begun = pilot.follow(decision, number, self._under_way)
         if self.recorder is not None:
             self.recorder.begin(pilot)
         obs, total, terminated, truncated = deepcopy(pilot.obs), 0.0, False, False
@@ -237,6 +241,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         while begun and pilot.trigger is None and not (terminated or truncated):
             obs, reward, terminated, truncated, info = self._act(is_new=False)
             total += reward
+        self._under_way = None if begun or pilot.has_begun else self._under_way
         if not begun and pilot.trigger == FAILED:
             # The scene is as it was, and so are the candidates.
             return obs, 0.0, False, False, self._described(info, is_new=False)
@@ -276,6 +281,7 @@ class ForesightPlanner(gymnasium.Wrapper[Any, int, Any, Any]):
         goal = self._episode_goal or check_goal(None, pilot.told)
         answer = self.decider.decide([pilot], [goal], [self._episode_proposer], [self._rng])
         pilot.decision, self._reason = answer[0]
+        self._under_way = pilot.instruction_under_way
         if self.mode == "discrete":
             self._abstained = pilot.decision is None or pilot.decision.index is None
         return pilot.decision

@@ -284,6 +284,9 @@ def _row(info: dict[str, Any], number: int) -> dict[str, Any]:
 def _with_rows(info: dict[str, Any], fresh: dict[str, Any], rows: Flags) -> dict[str, Any]:
     """Take some environments' rows of a vector's info from another one."""
     merged = dict(info)
+    for key, known in info.items():
+        if key not in fresh and key.startswith("_") and isinstance(known, np.ndarray):
+            merged[key] = known & ~rows  # of the step that was thrown away
     for key, values in fresh.items():
         old = info.get(key)
         if isinstance(values, dict):

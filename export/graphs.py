@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from torch import Tensor
+
 from aid_robot.errors import ConfigError
 from aid_robot.export import graphs_condition, graphs_unet, graphs_vae
 from aid_robot.export.source import Parts, Source
 from aid_robot.model.aid import AIDModel
+from aid_robot.runtime.unet_graph import context_weights, split_weights
 
 _MAKERS: Mapping[str, Callable[[Parts], Source]] = {
     "denoiser": graphs_unet.make_denoiser,
@@ -43,6 +46,15 @@ def make_source(
     if role.startswith("vae") and precision == "fp16" and model.vae.config.force_upcast:
         precision = "fp32"
     return _MAKERS[role](Parts(model, precision, adapters, rows))
+
+
+def weights_of(role: str, model: AIDModel, adapters: str) -> Mapping[str, Tensor]:
+    """Return what `make_source(role, ...).weights` would be; the UNet's are not copied for it."""
+    if role == "denoiser":
+        return split_weights(model.unet, adapters)[0]
+    if role == "context":
+        return context_weights(model.unet)
+    return make_source(role, model).weights
 
 
 def roles_of(model: AIDModel) -> tuple[str, ...]:

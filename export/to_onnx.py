@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from aid_robot import __version__
 from aid_robot.errors import ConfigError, EngineError, ExportError
-from aid_robot.export.graphs import ROLES, check_roles, make_source, roles_of
+from aid_robot.export.graphs import ROLES, check_roles, make_source, roles_of, weights_of
 from aid_robot.export.onnx_graph import MAX_OPSET, check_opset, save_graph, trace_graph
 from aid_robot.export.script import run_script
 from aid_robot.export.verify import Gate, add_gate_arguments, gate_from
@@ -89,7 +90,7 @@ def export_onnx(
         versions=_versions(),
         graphs={},
     )
-    manifest = _keeping(manifest, folder, model, roles, rows)
+    manifest = _keeping(manifest, folder, model, roles)
     with tqdm(roles, desc="export", unit="graph", disable=not progress) as bar:
         for role in bar:
             bar.set_postfix_str(f"{role}: tracing")
@@ -105,34 +106,46 @@ def export_onnx(
     return manifest
 
 
-def _keeping(
-    manifest: Manifest, folder: Path, model: AIDModel, roles: Sequence[str], rows: int | None
-) -> Manifest:
-    """Keep what a folder has of the same model, exported in the same way, and its engines."""
+def _keeping(manifest: Manifest, folder: Path, model: AIDModel, roles: Sequence[str]) -> Manifest:
+    """Keep what a folder has of the same model, exported in the same way, and its engines.
+
+    Raises ConfigError where only some parts are exported and the others would be forgotten.
+    """
     if not (folder / MANIFEST).is_file():
         return manifest
     try:
         old = Manifest.load(folder)
     except EngineError:  # damaged: written anew
         return manifest
-    way = ("precision", "adapters", "opset", "config")
-    plain = json.loads(json.dumps(dict(manifest.config)))
-    same = all(getattr(old, name) == getattr(manifest, name) for name in way[:3])
-    if not same or dict(old.config) != plain:
+    others = set(old.graphs) - set(roles)
+    differing = [
+        f"{name} {getattr(old, name)} -> {getattr(manifest, name)}"
+        for name in ("precision", "adapters", "opset")
+        if getattr(old, name) != getattr(manifest, name)
+    ]
+    if others and differing:
+        raise ConfigError(
+            f"{folder} holds {', '.join(sorted(others))} exported in another way "
+            f"({', '.join(differing)}): export all parts, in the same way, or into another folder"
+        )
+    if differing or _shape_of(old) != _shape_of(manifest):
         return manifest
     graphs = {}
-    for role, graph in old.graphs.items():
-        if role in roles:
-            continue
+    for role in sorted(others):
         try:
-            source = make_source(
-                role, model, precision=old.precision, adapters=old.adapters, rows=rows
-            )
-            old.check_weights(role, source.weights)
+            old.check_files(folder, role)
+            old.check_weights(role, weights_of(role, model, old.adapters))
         except (EngineError, ConfigError):
             continue
-        graphs[role] = graph
+        graphs[role] = old.graphs[role]
     return replace(manifest, graphs=graphs, engines=old.engines)
+
+
+def _shape_of(manifest: Manifest) -> dict[str, Any]:
+    """Return what graphs depend on in a config: all but how it is sampled."""
+    config: dict[str, Any] = json.loads(json.dumps(dict(manifest.config)))
+    config.pop("sampling", None)
+    return config
 
 
 def _versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from aid_robot.errors import ConfigError, EngineError
-from aid_robot.export.graphs import ROLES, make_source
+from aid_robot.export.graphs import ROLES, weights_of
 from aid_robot.export.script import run_script
 from aid_robot.export.to_onnx import export_onnx
 from aid_robot.export.trt_builder import BuildOptions, build_engine, check_machine, is_built_as
@@ -227,21 +227,22 @@ def run(args: argparse.Namespace) -> int:
     gpu = torch.cuda.is_available()
     print(f"{'backend':<14} {backend}, {torch.cuda.get_device_name() if gpu else 'without a GPU'}")
     engine_dir = args.engine_dir or args.onnx_dir
-    name = args.model or BUNDLED
-    if args.force_onnx_export or not (args.onnx_dir / MANIFEST).is_file():
+    there = (args.onnx_dir / MANIFEST).is_file()
+    known = Manifest.load(args.onnx_dir) if there else None
+    name = args.model or (known.model if known else "") or BUNDLED
+    if known is None or args.force_onnx_export:
         export_onnx(
             _load(name, torch.device("cpu")),
             args.onnx_dir,
             name=name,
-            precision=args.precision or _PRECISION,
-            adapters=args.adapters or _ADAPTERS,
+            precision=args.precision or (known.precision if known else _PRECISION),
+            adapters=args.adapters or (known.adapters if known else _ADAPTERS),
             roles=args.graphs,
             progress=True,
         )
     else:
-        check_asked(Manifest.load(args.onnx_dir), args)
+        check_asked(known, args)
     manifest = Manifest.load(args.onnx_dir)
-    name = args.model or manifest.model or BUNDLED
     check_names(manifest, args.graphs, options)
     build_engines(
         args.onnx_dir,
@@ -274,10 +275,11 @@ def check_asked(manifest: Manifest, args: argparse.Namespace) -> None:
             )
     if args.model is None:
         return
+    for role in args.graphs:
+        manifest.graph(role)
     model = _load(args.model, torch.device("cpu"))
     for role in args.graphs:
-        source = make_source(role, model, precision=manifest.precision, adapters=manifest.adapters)
-        manifest.check_weights(role, source.weights)
+        manifest.check_weights(role, weights_of(role, model, manifest.adapters))
 
 
 def _load(name: str, device: torch.device) -> AIDModel:

@@ -77,7 +77,8 @@ def verify(
         runtime: Who runs the denoiser, one of `aid_robot.runtime.RUNTIMES`; "auto" takes engines
             where there are some and a GPU, else the graphs.
         batches: Rows of the calls that are checked for NaN and agreement.
-        steps: Denoising steps of the rollout; None takes the model's own.
+        steps: Denoising steps; None takes the model's own for the rollout, and 8 at least for the
+            calls, one a noise level.
         on_check: Told of every check as it is done.
     """
     manifest = Manifest.load(engines)
@@ -356,7 +357,12 @@ def _add_observation_arguments(group: Any) -> None:
     group.add_argument(
         "--batches", type=int, nargs="+", default=list(BATCHES), help="rows to check for NaN"
     )
-    group.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    group.add_argument(
+        "--steps",
+        type=int,
+        help="denoising steps of what is compared (default: the model's own for frames, and at "
+        f"least {_LEVELS} noise levels for calls)",
+    )
     group.add_argument("--report", type=Path, metavar="FILE", help="write the figures as JSON")
 
 

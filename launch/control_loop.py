@@ -119,7 +119,8 @@ def main() -> int:
             raise ConfigError("give one of: a recording, --source MODULE:FUNCTION, --env ID")
         return plan_and_move(args)
     if args.record is not None or args.surprise is not None:
-        raise ConfigError("--record and --surprise are for plans that are carried out: add --env")
+        raise ConfigError("--record and --surprise are for plans that are carried out: add --env "
+                          "and --plan")  # fmt: skip
     observations, frame_rate = open_source(args)
     model = load_model(args)
     options = {"num_samples": args.samples, "seed": args.seed}
@@ -171,6 +172,8 @@ def load_model(args: argparse.Namespace) -> Predictor:
 
 def read_goal(args: argparse.Namespace) -> Goal | None:
     """Read what is wanted; None where nothing was said."""
+    if args.goal_image is None and args.goal_mask is not None:
+        raise ConfigError("--goal-mask belongs to a picture: give --goal-image, too")
     if args.goal is None and args.goal_image is None:
         return None
     image = None if args.goal_image is None else read_image(args.goal_image)
@@ -194,6 +197,11 @@ def plan_and_move(args: argparse.Namespace) -> int:
         raise ConfigError(f"--seed {args.seed}: with --env and --plan all follows from --scene")
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
     goal = read_goal(args)
+    if goal is not None and args.record is not None:
+        raise ConfigError(
+            "--record keeps what came of the scene's own task, and --goal asks for another: leave "
+            "one of them out, or write a loop with ForesightPlanner(outcome=...)"
+        )
     name = args.scorer or default_scorer(goal or Goal())
     scorer = make_scorer(name, model=model, device=args.device, calibration=args.calibration)
     store = None if args.record is None else open_decisions(args.record)

@@ -16,9 +16,13 @@ mkdir -p "$run"
 [ -n "${STORE:-}" ] || aid-robot simulate -o "$store" --episodes "${EPISODES:-20000}" \
   --size 128 --frames 16..40 --alternatives 4 --failures 0.05 --seed 0
 aid-robot train "${RECIPE:-bundled}" -o "$run" --set "data.store=$store" "$@"
-# Who judges goals as text; SUCCESS_MINUTES=0 leaves it out.
-[ "${SUCCESS_MINUTES:-30}" = 0 ] || aid-robot train-success "$store" \
-  -o "$run/aid/model/success" --model "$run/aid/model" --minutes "${SUCCESS_MINUTES:-30}"
+# Who judges goals as text; SUCCESS_MINUTES=0 leaves it out, as a try-out does.
+[ "${RECIPE:-bundled}" = debug ] && minutes=0 || minutes=30
+minutes=${SUCCESS_MINUTES:-$minutes}
+if [ "$minutes" != 0 ]; then
+  aid-robot train-success "$store" -o "$run/success" --model "$run/aid/model" --minutes "$minutes"
+  cp -r "$run/success" "$run/aid/model/"
+fi
 aid-robot eval run "$store" --protocol own --predictor "model=$run/aid/model" \
   --predictor copy-last-frame --predictor "prior=prior:$run/prior/model" --clips "${CLIPS:-200}" \
   -o "$run/evaluation"

@@ -67,8 +67,9 @@ class Row:
     # "predict" (a whole request) or "step" (one denoising step of the UNet)
     kind: str
     runtime: str
-    # What the UNet computes in: torch's dtype, or an export's precision or quantisation.
+    # Of torch's parts, and what an exported UNet computes in (precision or quantisation).
     dtype: str
+    arithmetic: str | None
     candidates: int
     # Denoising steps of a prediction; branches x candidates of a step.
     steps: int | None
@@ -122,15 +123,15 @@ class Bench:
 
         engines = None if runtime.startswith("torch") else self.args.engines
         denoiser = make_denoiser(model, runtime, engines)
-        numbers = _dtype(model) if engines is None else Manifest.load(engines).arithmetic
+        numbers = None if engines is None else Manifest.load(engines).arithmetic
         foresight = VideoForesight(model, denoiser=denoiser, model_id=self.args.model)
         for count in self.args.candidates:
             rows = count * branch_count(model)
             call = Step(model, rows).call(denoiser)
-            self._time("step", runtime, numbers, count, call, rows=rows)
+            self._time("step", runtime, model, count, call, rows=rows, arithmetic=numbers)
             for steps in self._steps(model):
                 whole = predict_call(foresight, count, steps)
-                self._time("predict", runtime, numbers, count, whole, steps=steps)
+                self._time("predict", runtime, model, count, whole, steps=steps, arithmetic=numbers)
 
     def _diffusers(self, model: AIDModel) -> None:
         from aid_robot.commands.bench_cases import (
@@ -151,10 +152,10 @@ class Bench:
         for count in self.args.candidates:
             rows = count * branch_count(model)
             call = Step(model, rows).diffusers_call(unet)
-            self._time("step", "diffusers", _dtype(model), count, call, rows=rows)
+            self._time("step", "diffusers", model, count, call, rows=rows)
             for steps in self._steps(model) if pipeline is not None else ():
                 call = pipeline_call(pipeline, model, count, steps)
-                self._time("predict", "diffusers", _dtype(model), count, call, steps=steps)
+                self._time("predict", "diffusers", model, count, call, steps=steps)
 
     def _steps(self, model: AIDModel) -> list[int]:
         return self.args.steps or [model.config.sampling.steps]
@@ -163,12 +164,13 @@ class Bench:
         self,
         kind: str,
         runtime: str,
-        numbers: str,
+        model: AIDModel,
         candidates: int,
         call: Callable[[], Mapping[str, float] | None],
         *,
         steps: int | None = None,
         rows: int | None = None,
+        arithmetic: str | None = None,
     ) -> None:
         from aid_robot.runtime.measure import measure
 
@@ -177,7 +179,8 @@ class Bench:
         except EngineError as error:  # such as an engine of fewer rows
             self._leave_out(f"{kind} of {candidates} candidates by {runtime}: {error}")
             return
-        self.done.append(Row(kind, runtime, numbers, candidates, steps, rows, timing))
+        dtype = str(model.dtype).removeprefix("torch.")
+        self.done.append(Row(kind, runtime, dtype, arithmetic, candidates, steps, rows, timing))
         print(_line(self.done[-1]), flush=True)
         self.keep()
 
@@ -239,7 +242,7 @@ def run(args: argparse.Namespace) -> int:
     bench.run()
     print(f"\nload at the end: {_plain(describe_machine(device)['load'])}")
     keep()
-    return 0
+    return 0 if bench.done else 1
 
 
 _HEAD = (
@@ -254,15 +257,12 @@ def _line(row: Row) -> str:
     peak = "-" if timing.peak_bytes is None else f"{timing.peak_bytes / 2**30:.2f} G"
     parts = timing.to_dict()["stages"]
     stages = ", ".join(f"{name} {parts[name] * 1e3:.0f}" for name in _STAGES if name in parts)
+    numbers = row.arithmetic or row.dtype
     return (
-        f"{row.kind:<8} {row.runtime:<17} {row.dtype:<9} {row.candidates:>5} {size:>9} "
+        f"{row.kind:<8} {row.runtime:<17} {numbers:<9} {row.candidates:>5} {size:>9} "
         f"{_ms(timing.p50):>10} {_ms(timing.p95):>10} {_ms(timing.p50 / row.candidates):>10} "
         f"{timing.first:>6.1f} s {peak:>8}  {stages}".rstrip()
     )
-
-
-def _dtype(model: AIDModel) -> str:
-    return str(model.dtype).removeprefix("torch.")
 
 
 def _ms(seconds: float) -> str:

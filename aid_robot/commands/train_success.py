@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--minutes", type=float, help="budget of time (default: 20)")
     parser.add_argument("--steps", type=int, help="budget of steps, instead of minutes")
-    parser.add_argument("--size", type=int, default=64, help="height and width it sees")
+    parser.add_argument(
+        "--size", type=int, help="height and width it sees (default: the model's, else 64)"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="pairs of pictures a step")
     parser.add_argument(
         "--model",
@@ -51,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     settings = SuccessTraining(
         minutes=minutes, steps=args.steps, batch_size=args.batch_size, seed=args.seed
     )
-    config = SuccessConfig(size=args.size)
-    vae = _vae(args.model, args.size) if args.model else None
+    vae, size = _vae(args.model, args.size) if args.model else (None, args.size or 64)
+    config = SuccessConfig(size=size)
     with EpisodeStore.open(args.store) as store:
         episodes = [store[i] for i in range(min(len(store), args.limit or len(store)))]
         records = store.records
@@ -65,25 +67,27 @@ def run(args: argparse.Namespace) -> int:
         else:
             asker = RecordedAsker([text for e in episodes for text in e.instructions])
         sides = [[e for e in episodes if (e.id in held_out) is side] for side in (False, True)]
-        examples = read_examples(sides[0], asker, args.size, vae=vae, bar="read")
-        judged = read_examples(sides[1], asker, args.size, bar="read held out")
+        examples = read_examples(sides[0], asker, size, vae=vae, bar="read")
+        judged = read_examples(sides[1], asker, size, bar="read held out")
     model = train(examples, config, settings, args.output.with_name(f"{args.output.name}.run"))
     figures = measure(model, judged)
     model.save(args.output, {"figures": figures, "episodes": len(examples)})
     print(json.dumps(figures, indent=1))
-    size = (args.output / "model.safetensors").stat().st_size
-    print(f"wrote {args.output}, {size / 1e6:.2f} MB")
+    weight = (args.output / "model.safetensors").stat().st_size
+    print(f"wrote {args.output}, {weight / 1e6:.2f} MB")
     return 0
 
 
-def _vae(folder: str, size: int) -> object:
+def _vae(folder: str, size: int | None) -> tuple[object, int]:
+    """Load a model's VAE, and the size of its frames, which the classifier's must be."""
     from aid_robot.errors import ConfigError
     from aid_robot.model.checkpoint import load_model
 
     model = load_model(folder)
-    if (model.config.height, model.config.width) != (size, size):
+    height, width = model.config.height, model.config.width
+    if height != width or size not in (None, height):
         raise ConfigError(
-            f"{folder} makes frames of {model.config.height}x{model.config.width} and the "
-            f"classifier sees {size}x{size}: give --size {model.config.height}"
+            f"{folder} makes frames of {height}x{width} and the classifier sees squares of "
+            f"{size or height}: leave --size out, and take a model of square frames"
         )
-    return model.vae.eval()
+    return model.vae.eval(), height

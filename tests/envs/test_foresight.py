@@ -330,6 +330,21 @@ def test_a_better_plan_that_can_not_be_begun_leaves_the_one_in_hand() -> None:
     told = info["foresight"]
     assert told["plan"] == str(told["decision"].plan) == "go right"
     assert "'go left' could not be begun: there is another wall" in told["reason"]
+    assert "took 'go right'" in told["decision"].reason
+
+
+def test_a_candidate_that_can_not_be_begun_leaves_the_plan_in_hand() -> None:
+    executor = Picky(policy, max_steps=9)
+    plans = ["go left", "go right"]
+    env = planner(
+        DotEnv("go right"), propose=plans, executor=executor, replan_every=2, mode="discrete"
+    )
+    env.reset(seed=0)
+    env.step(1)
+    *_, info = env.step(0)
+    assert "another wall" in info["foresight"]["failure"]
+    env.step(1)
+    assert executor.starts == 1, "it went on"
 
 
 def test_what_was_done_is_told_though_the_next_decision_fails() -> None:

@@ -141,19 +141,40 @@ def test_goals_and_plans_of_an_episode() -> None:
     assert [str(plan) for plan in info["foresight"]["decision"][0].plans] == PLANS
 
 
+class Telling(DotEnv):
+    """Says other things when it begins than in its steps."""
+
+    def reset(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.steps = 0
+        obs, info = super().reset(**options)
+        return obs, {**info, "began": True}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        *rest, info = super().step(action)
+        return (*rest, {**info, "began": False, "steps": self.steps})
+
+
 class Walled(PolicyExecutor):
     def obstacle(self, env: Any, instruction: str) -> str | None:
         return f"no way to {instruction}" if env.goal == "go left" else None
 
 
 def test_where_nothing_can_be_begun_the_others_go_on() -> None:
-    envs = planner("go left", "go right", executor=lambda: Walled(policy, max_steps=4))
+    made = SyncVectorEnv(
+        [lambda goal=goal: Telling(goal) for goal in ("go left", "go right")],
+        autoreset_mode=AutoresetMode.NEXT_STEP,
+    )
+    envs = VectorForesightPlanner(
+        made, DotPredictor(), SideScorer(), propose=PLANS,
+        executor=lambda: Walled(policy, max_steps=4),
+    )  # fmt: skip
     envs.reset(seed=0)
     *_, truncated, info = envs.step()
     assert truncated.tolist() == [True, False]
     assert info["foresight"]["abstained"].tolist() == [True, False]
     assert "no way to go left" in info["foresight"]["reason"][0]
     assert info["foresight"]["plan"][1] == "go right"
-    envs.env.envs[0].goal = "stay"
     *_, info = envs.step()
-    assert not info["success"][0], "the info is that of the new episode"
+    assert info["began"].tolist() == [True, False], "the info is that of the new episode"
+    assert info["_steps"].tolist() == [False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,18 @@ from torch import Tensor, nn
 
 from aid_robot.errors import ConfigError, ExportError
 from aid_robot.export import graphs
-from aid_robot.export.graphs import make_source
+from aid_robot.export.graphs import make_source, weights_of
 from aid_robot.export.onnx_graph import trace_graph
 from aid_robot.export.source import Source
 from aid_robot.export.to_onnx import _keeping, export_onnx
 from aid_robot.model.aid import AIDModel
-from aid_robot.runtime.manifest import Graph, Manifest, TensorSpec, digests_by_dtype
+from aid_robot.runtime.manifest import (
+    Graph,
+    Manifest,
+    TensorSpec,
+    digest_weights,
+    digests_by_dtype,
+)
 from aid_robot.runtime.ort import OrtGraph
 from aid_robot.runtime.unet_graph import split_weights
 from tests import tiny
@@ -192,30 +199,47 @@ def test_what_can_not_be_exported_is_refused(
     assert not (tmp_path / "new").exists()
 
 
-def exported(model: AIDModel, role: str) -> Graph:
-    """What a manifest says of a graph, without the graph."""
-    source = make_source(role, model)
-    digests = digests_by_dtype(source.weights)
-    return Graph(f"{role}.onnx", None, {f"{role}.onnx": "0"}, "fp32", (), (), digests)
+def exported(model: AIDModel, role: str, folder: Path) -> Graph:
+    """Write a file, and what a manifest says of it as the graph of a part."""
+    digests = digests_by_dtype(make_source(role, model).weights)
+    (folder / f"{role}.onnx").write_text(role)
+    digest = hashlib.sha256(role.encode()).hexdigest()
+    return Graph(f"{role}.onnx", None, {f"{role}.onnx": digest}, "fp32", (), (), digests)
 
 
 def test_what_else_a_folder_holds_of_the_model_is_kept(tmp_path: Path) -> None:
     model = tiny.tiny_model()
-    graphs = {role: exported(model, role) for role in ("denoiser", "context", "vae_decoder")}
+    roles = ("denoiser", "context", "vae_decoder", "dqformer")
+    graphs = {role: exported(model, role, tmp_path) for role in roles}
     config, engines = model.config.to_dict(), {"tensorrt": {"denoiser": {}}}
     old = Manifest("tiny", "fp32", "folded", 20, config, {}, graphs, engines)
     old.save(tmp_path)
-    new = replace(old, graphs={}, engines={})
-    kept = _keeping(new, tmp_path, model, ["context"], None)
-    assert set(kept.graphs) == {"denoiser", "vae_decoder"}
+    (tmp_path / "dqformer.onnx").unlink()
+    # How it is sampled is no part of a graph.
+    config = {**config, "sampling": {**config["sampling"], "steps": 7}}
+    new = replace(old, graphs={}, engines={}, config=config)
+    kept = _keeping(new, tmp_path, model, ["context"])
+    assert set(kept.graphs) == {"denoiser", "vae_decoder"}, "with their files, as they were"
     assert kept.engines == engines
-    other = replace(new, precision="fp16")
-    assert _keeping(other, tmp_path, model, ["context"], None) == other
+    with pytest.raises(ConfigError, match="precision fp32 -> fp16"):
+        _keeping(replace(new, precision="fp16"), tmp_path, model, ["context"])
+    whole = replace(new, precision="fp16")
+    assert _keeping(whole, tmp_path, model, roles) == whole
     stranger = tiny.tiny_model(seed=5)
-    assert not _keeping(new, tmp_path, stranger, ["context"], None).graphs
+    assert not _keeping(new, tmp_path, stranger, ["context"]).graphs
     with pytest.raises(ConfigError, match="unknown"):
         export_onnx(model, tmp_path, roles=["contxet"])
     assert set(Manifest.load(tmp_path).graphs) == set(graphs), "a typo loses nothing"
+
+
+@pytest.mark.parametrize("role", ["denoiser", "context", "dqformer"])
+def test_weights_are_known_without_a_source(role: str) -> None:
+    model = tiny.tiny_model()
+    for adapters in ("folded", "inputs"):
+        known = weights_of(role, model, adapters)
+        assert digest_weights(known) == digest_weights(
+            make_source(role, model, adapters=adapters).weights
+        )
 
 
 def test_a_model_in_training_stays_so() -> None:
