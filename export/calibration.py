@@ -25,9 +25,9 @@ from aid_robot.data.episode import Episode
 from aid_robot.data.ingest import Recording, open_recording
 from aid_robot.errors import ConfigError, DataFormatError, ExportError, SamplingError
 from aid_robot.export.calls import Call, Recorder
+from aid_robot.export.observations import Observation
 from aid_robot.export.quantize import ROLE, quantisable
 from aid_robot.export.script import run_script
-from aid_robot.export.verify import Observation
 from aid_robot.foresight import VideoForesight
 from aid_robot.hub import BUNDLED
 from aid_robot.model.aid import AIDModel

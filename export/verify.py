@@ -29,6 +29,7 @@ from aid_robot.evaluation.metrics.lpips import LPIPS, SMALLEST
 from aid_robot.evaluation.psnr import psnr
 from aid_robot.export.calls import Recorder, mixed
 from aid_robot.export.graphs import make_source
+from aid_robot.export.observations import Observation, bundled_observation, read_observation
 from aid_robot.export.report import THRESHOLDS, Check, LeftOut, Report, Thresholds
 from aid_robot.export.script import run_script
 from aid_robot.foresight import VideoForesight
@@ -47,15 +48,6 @@ BATCHES = (1, 2, 3, 24)
 _LEVELS = 8
 _GUIDANCE = {"image_guidance_scale": 1.5, "text_guidance_scale": 3.0}
 _SEED = 0
-_INSTRUCTION = "put the carrot on the plate"
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """What a prediction starts from."""
-
-    frames: NDArray[np.uint8]  # (H, W, 3), or (K, H, W, 3)
-    instruction: str
 
 
 def verify(
@@ -141,7 +133,8 @@ def _compared(
     torch_way = VideoForesight(model, denoiser=by_torch)
     own_way = VideoForesight(model, denoiser=denoiser)
     low, best, high = row_range(manifest.graph("denoiser"), denoiser.network)
-    options: Any = {} if steps is None else {"steps": steps}
+    # Decoded whole: places that keep the given pixels would be equal by themselves.
+    options: Any = {"still_threshold": 0, **({} if steps is None else {"steps": steps})}
     levels: Any = {"steps": steps or max(_LEVELS, model.config.sampling.steps), **_GUIDANCE}
     given, lpips = model.config.num_conditioning_frames, _find_lpips(model)
     if isinstance(lpips, LeftOut):
@@ -261,38 +254,6 @@ def _compare(where: str, found: Tensor, truth: Tensor, limits: Thresholds) -> It
     cosine = float(found @ truth / (found.norm() * truth.norm()))
     yield Check(where, "relative L2", error, limits.relative_l2, at_most=True)
     yield Check(where, "cosine", cosine, limits.cosine, at_most=False)
-
-
-# -- observations ----------------------------------------------------------------------------------
-
-
-def bundled_observation() -> Observation:
-    """Return the picture that comes with the package."""
-    import aid_robot
-
-    folder = Path(aid_robot.__file__).parent / "assets" / "observations"
-    return Observation(_read_picture(sorted(folder.glob("*.png"))[0]), _INSTRUCTION)
-
-
-def read_observation(path: str, instruction: str, count: int) -> Observation:
-    """Read a picture, or the first `count` frames of a recording's first episode."""
-    if Path(path).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
-        return Observation(_read_picture(Path(path)), instruction)
-    from aid_robot.data.ingest import open_recording
-
-    episode = open_recording(path)[0]
-    frames = episode.videos[episode.camera]
-    return Observation(frames[0:count], instruction)
-
-
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as image:
-            return np.array(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise ConfigError(f"{path} is no picture that can be read ({error})") from error
 
 
 # -- the command -----------------------------------------------------------------------------------

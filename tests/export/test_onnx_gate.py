@@ -19,8 +19,9 @@ from aid_robot.errors import ConfigError
 from aid_robot.evaluation.metrics import lpips
 from aid_robot.evaluation.metrics.lpips import LPIPS
 from aid_robot.export.calls import Recorder, mixed
+from aid_robot.export.observations import Observation, read_observation
 from aid_robot.export.report import THRESHOLDS, Check, LeftOut, Report
-from aid_robot.export.verify import Observation, _check_rollout, _compare, read_observation, verify
+from aid_robot.export.verify import _check_rollout, _compare, verify
 from aid_robot.foresight import VideoForesight
 from aid_robot.runtime.denoiser import NetworkDenoiser
 from tests.export.small_graph import write_graph
