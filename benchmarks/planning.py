@@ -22,15 +22,15 @@ import platform
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.wrappers import TimeLimit
 from planning_judge import Outcome, compare_without_foresight, judge
+from planning_loop import close_the_loop
 from planning_scenes import EVERY, Scene, SceneMaker
 from tqdm import tqdm
 
@@ -38,9 +38,9 @@ from aid_robot.baselines.registry import make_predictor
 from aid_robot.clip import Foresight
 from aid_robot.errors import AIDRobotError
 from aid_robot.hub import resolve
-from aid_robot.planning.calibration import Calibration, reliability, wilson
+from aid_robot.planning.calibration import Calibration, reliability
 from aid_robot.planning.charts import draw_reliability
-from aid_robot.planning.choose import Beam, aggregate, choose
+from aid_robot.planning.choose import aggregate, choose
 from aid_robot.planning.decision import Decision
 from aid_robot.planning.drawing import draw_decision
 from aid_robot.planning.goals import Goal
@@ -298,103 +298,6 @@ def time_decisions(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-# Steps of an episode in which a planner acts, of two skills at most.
-_LIMIT = 150
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a planner is let act in the environment."""
-
-    steps: int
-    kind: str = "text"
-    # Compose the plans of single instructions, in place of being handed them whole.
-    composes: bool = False
-    # Steps after which it decides anew, and how far a frame may depart before.
-    replan_every: int | None = None
-    surprise: float | None = None
-
-
-WAYS = {
-    "1 step, goal as text": Way(1),
-    "1 step, goal as picture": Way(1, "image"),
-    "1 step, goal as text, deciding anew": Way(1, replan_every=10, surprise=0.25),
-    "2 steps, goal as text": Way(2),
-    "2 steps, goal as text, composed": Way(2, composes=True),
-}
-
-
-def close_the_loop(
-    args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
-    """Let a ForesightPlanner act in the environment itself, in every way that scenes allow."""
-    predictor, text_scorer = make_predictor(args.model), _acting_scorer(args)
-    maker = SceneMaker(args.work / "scenes", args.size, args.preset)
-    found = {}
-    for name, way in WAYS.items():
-        if way.steps == 2 and not args.two_step:
-            continue
-        scorer = text_scorer if way.kind == "text" else _scorer(args.image_scorers[0], args.model)
-        reached, possible, tabled = [], [], []
-        for number in tqdm(range(args.loop), desc=name, unit="scene"):
-            scene = maker.scene(number, way.steps)
-            facts = scene.facts
-            if way.kind == "image" and not facts.direct:
-                continue  # the picture shows another goal than the one that can be checked
-            decision, came = _act(way, scene, maker, predictor, scorer, args)
-            reached.append(came)
-            possible.append(any(facts.reaches_text))
-            if decision.index is not None and not way.composes and way.replan_every is None:
-                tabled.append(came == facts.reaches_text[decision.index])
-        low, high = wilson(sum(reached), len(reached))
-        found[name] = {
-            "scenes": len(reached), "scorer": scorer.name, "success": float(np.mean(reached)),
-            "interval": [low, high], "oracle": float(np.mean(possible)),
-            "of the oracle": float(np.mean(reached) / max(np.mean(possible), 1e-9)),
-        }  # fmt: skip
-        if tabled:  # whether what happens is what the table of outcomes says
-            found[name]["as tabled"] = float(np.mean(tabled))
-        keep(found)
-    return found
-
-
-def _act(
-    way: Way, scene: Scene, maker: SceneMaker, predictor: Predictor, scorer: Scorer,
-    args: argparse.Namespace,
-) -> tuple[Decision, bool]:  # fmt: skip
-    """Let a planner carry out one plan; returns its last decision, and whether the goal holds."""
-    from aid_robot.envs.foresight import ForesightPlanner
-
-    facts, beam = scene.facts, None
-    plans: list[tuple[str, ...]] = [tuple(plan) for plan in facts.plans]
-    if way.composes:
-        following: dict[str, list[str]] = {}
-        for first, second in plans:
-            following.setdefault(first, []).append(second)
-        plans = [(first,) for first in following]
-        beam = Beam(3, 2, following=lambda plan: following.get(plan.steps[0], []))
-    options: Any = {"steps": args.steps} if args.steps else {}
-    # Deciding anew can go on for ever.
-    planner = ForesightPlanner(
-        *(TimeLimit(maker.env, _LIMIT), predictor, scorer),
-        num_samples=args.samples,
-        clips_per_step=args.clips_per_step,
-        threshold=0,
-        beam=beam,
-        replan_every=way.replan_every,
-        surprise=way.surprise,
-        max_plans=1,
-        **options,
-    )
-    goal = Goal(text=facts.text) if way.kind == "text" else Goal(image=scene.goal)
-    planner.reset(seed=facts.seed, options={"goal": goal, "plans": plans})
-    before, done = maker.env.scene_state(), False
-    while not done:
-        *_, terminated, truncated, info = planner.step(0)
-        done = terminated or truncated
-    return info["foresight"]["decision"], maker.holds(facts, before)
-
-
 def main() -> None:
     """Run, print, write JSON."""
     parser = argparse.ArgumentParser(
@@ -436,8 +339,16 @@ def main() -> None:
         print(json.dumps(record["timings"], indent=1))
     if args.loop:
         _write(record, args.output)
+        scorers = {
+            "text": _acting_scorer(args),
+            "image": _scorer(args.image_scorers[0], args.model),
+        }
         record["loop"] = close_the_loop(
-            args, lambda found: _write({**record, "loop": found}, args.output)
+            SceneMaker(args.work / "scenes", args.size, args.preset),
+            make_predictor(args.model),
+            scorers,
+            args,
+            lambda found: _write({**record, "loop": found}, args.output),
         )
         print(json.dumps(record["loop"], indent=1))
     for goals, found in record["goals"].items():

@@ -11,10 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
-from aid_robot.data.store import EpisodeStore
-from aid_robot.envs.decisions import DecisionRecorder
 from aid_robot.envs.executors import PolicyExecutor
-from aid_robot.envs.foresight import ForesightPlanner
 from aid_robot.envs.pilot import departure
 from aid_robot.errors import (
     AIDRobotError,
@@ -26,31 +23,8 @@ from aid_robot.errors import (
 )
 from aid_robot.planning.choose import Beam
 from aid_robot.planning.goals import Goal
-from aid_robot.planning.outcomes import read_carried_out
+from tests.envs.planners import SIDES, planner, run
 from tests.planning.dots import WAYS, DotEnv, DotPredictor, SideScorer, draw, policy
-
-SIDES = ["go left", "go right", "go up", "go down"]
-
-
-def planner(env: gymnasium.Env[Any, Any] | None = None, **changes: Any) -> ForesightPlanner:
-    defaults: dict[str, Any] = {
-        "propose": SIDES,
-        "executor": PolicyExecutor(policy, max_steps=5),
-        "num_candidates": 5,
-    }
-    arguments = {**defaults, **changes}
-    predictor = arguments.pop("predictor", None) or DotPredictor()
-    scorer = arguments.pop("scorer", None) or SideScorer()
-    return ForesightPlanner(env or DotEnv(), predictor, scorer, **arguments)
-
-
-def run(env: gymnasium.Env[Any, Any], steps: int = 60, **reset: Any) -> list[tuple[Any, ...]]:
-    """Step until the episode is over; what reset and every step returned, as 5-tuples."""
-    obs, info = env.reset(**reset)
-    rows: list[tuple[Any, ...]] = [(obs, 0.0, False, False, info)]
-    while not (rows[-1][2] or rows[-1][3]) and len(rows) <= steps:
-        rows.append(env.step(0))
-    return rows
 
 
 @pytest.mark.parametrize("goal", SIDES)
@@ -211,64 +185,6 @@ def test_goal_and_plans_may_change_by_episode() -> None:
     assert rows[-1][3], "one plan was carried out"
     assert len(rows) == 6
     assert len(rows[-1][4]["foresight"]["decision"].plans) == 2
-
-
-def test_decisions_are_recorded(tmp_path: Path) -> None:
-    with EpisodeStore.create(tmp_path / "decisions.zarr") as store:
-        env = planner(DotEnv("go right"), recorder=DecisionRecorder(store))
-        run(env, seed=0)
-        env.close()
-    store = EpisodeStore.open(tmp_path / "decisions.zarr")
-    assert len(store) == 2
-    first, last = store[0], store[1]
-    assert (len(first), first.outcome, last.outcome) == (6, "failure", "success")
-    assert first.instruction == "go right"
-    assert first.actions is not None
-    assert first.actions[:5, 0].tolist() == [2] * 5
-    assert first.state is not None
-    assert np.diff(first.state[:, 0]).tolist() == [2] * 5
-    decision = first.info["decision"]
-    assert decision["plans"][decision["carried_out"]]["steps"] == ["go right"]
-    plans = read_carried_out((episode.id, episode.info) for episode in (first, last))
-    assert [plan.success for plan in plans] == [False, True]
-    seen, imagined = first.videos["image_0"][:], first.videos["imagined"][:]
-    assert np.abs(seen.astype(int) - imagined).mean() < 12
-
-
-def recorded(path: Path, steps: int = 60, **changes: Any) -> list[Any]:
-    """Run an episode with a recorder; returns what was said of each plan's success."""
-    env = changes.pop("env", DotEnv("go right"))
-    with EpisodeStore.create(path) as store:
-        wrapped = planner(env, recorder=DecisionRecorder(store), **changes)
-        run(wrapped, steps, seed=0)
-        wrapped.close()
-    return [episode.info["decision"]["success"] for episode in EpisodeStore.open(path)]
-
-
-def test_a_plan_that_a_limit_on_time_cuts_short_is_no_failure(tmp_path: Path) -> None:
-    assert recorded(tmp_path / "whole.zarr") == [False, True]
-    cut = TimeLimit(DotEnv("go right"), 3)
-    assert recorded(tmp_path / "cut.zarr", env=cut) == [None]
-    assert recorded(tmp_path / "replanned.zarr", replan_every=2)[:2] == [None, None]
-
-
-def test_the_caller_may_say_whether_a_goal_of_its_own_was_reached(tmp_path: Path) -> None:
-    corner = {"goal": Goal("go left"), "max_plans": 1}
-    assert recorded(tmp_path / "open.zarr", **corner) == [None]
-    told = recorded(tmp_path / "told.zarr", outcome=lambda info: np.bool_(True), **corner)
-    assert told == [True]
-    assert recorded(tmp_path / "not.zarr", outcome=lambda info: None, **corner) == [None]
-
-
-class Dictated(DotEnv):
-    def __init__(self) -> None:
-        super().__init__()
-        self.action_space = gymnasium.spaces.Dict({"arm": self.action_space})
-
-
-def test_what_can_not_be_recorded_is_refused_before_anything_is_done(tmp_path: Path) -> None:
-    with EpisodeStore.create(tmp_path / "s.zarr") as store, pytest.raises(ConfigError, match="Box"):
-        planner(Dictated(), recorder=DecisionRecorder(store))
 
 
 class Picky(PolicyExecutor):
