@@ -52,8 +52,7 @@ class DecisionRecorder:
     where nobody knows, or where the plan was cut short before, by time, surprise or a limit on the
     episode's steps. The episode's outcome is the same where the plan is the task's own text, and
     open where it is another: an opened drawer is no failure to open it, though another thing was
-    wanted. One recorder may serve several
-    environments.
+    wanted. One recorder may serve several environments.
 
     Args:
         store: Open for writing; left open.

@@ -40,8 +40,9 @@ import aid_robot.envs  # noqa: F401  registers the recorded-episode environment
 from aid_robot import VideoForesight
 from aid_robot.cli import run_cleanly
 from aid_robot.commands import quiet_libraries
-from aid_robot.commands.inputs import find_episode, read_image, split_episode
+from aid_robot.commands.inputs import find_episode, read_goal, split_episode
 from aid_robot.data import open_recording, write_video
+from aid_robot.data.convert.target import open_target
 from aid_robot.data.store import EpisodeStore
 from aid_robot.envs.decisions import DecisionRecorder
 from aid_robot.envs.foresight import ForesightPlanner
@@ -152,7 +153,7 @@ def main() -> int:
 
 def load_model(args: argparse.Namespace) -> Predictor:
     """Load who predicts, or with --plan who ranks."""
-    goal = read_goal(args)
+    goal = read_goal(args.goal, args.goal_image, args.goal_mask)
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
     if args.plan is None:
         return model
@@ -170,19 +171,6 @@ def load_model(args: argparse.Namespace) -> Predictor:
     )
 
 
-def read_goal(args: argparse.Namespace) -> Goal | None:
-    """Read what is wanted; None where nothing was said."""
-    if args.goal_image is None and args.goal_mask is not None:
-        raise ConfigError("--goal-mask belongs to a picture: give --goal-image, too")
-    if args.goal is None and args.goal_image is None:
-        return None
-    image = None if args.goal_image is None else read_image(args.goal_image)
-    mask = None
-    if args.goal_mask is not None:
-        mask = np.asarray(read_image(args.goal_mask).mean(axis=-1) > 127)
-    return Goal(text=args.goal, image=image, mask=mask)
-
-
 def observe(step: int, prediction: Prediction) -> None:
     """Use a prediction that has just arrived; here it is only announced."""
     print(f"step {step}: foresight of step {prediction.step}, {prediction.age:.2f} s old")
@@ -196,7 +184,7 @@ def plan_and_move(args: argparse.Namespace) -> int:
     if args.seed is not None:
         raise ConfigError(f"--seed {args.seed}: with --env and --plan all follows from --scene")
     model = VideoForesight.from_pretrained(args.model, device=args.device, dtype=args.dtype)
-    goal = read_goal(args)
+    goal = read_goal(args.goal, args.goal_image, args.goal_mask)
     if goal is not None and args.record is not None:
         raise ConfigError(
             "--record keeps what came of the scene's own task, and --goal asks for another: leave "
@@ -204,7 +192,9 @@ def plan_and_move(args: argparse.Namespace) -> int:
         )
     name = args.scorer or default_scorer(goal or Goal())
     scorer = make_scorer(name, model=model, device=args.device, calibration=args.calibration)
-    store = None if args.record is None else open_decisions(args.record)
+    store = None
+    if args.record is not None:
+        store = open_target(args.record) or EpisodeStore.create(args.record)
     env = ForesightPlanner(
         make_env(args.env, render_mode="rgb_array"),
         model,
@@ -247,13 +237,6 @@ def plan_and_move(args: argparse.Namespace) -> int:
     print(f"{step} steps; the scene's own task is {'done' if info.get('success') else 'not done'}")
     print(f"wrote {args.out}")
     return 0
-
-
-def open_decisions(path: str) -> EpisodeStore:
-    """Open a store to add to, or create it."""
-    if Path(path).exists():
-        return EpisodeStore.open(path, mode="a")
-    return EpisodeStore.create(path)
 
 
 def open_source(args: argparse.Namespace) -> tuple[Iterator[Any], float]:

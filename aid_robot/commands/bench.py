@@ -204,7 +204,7 @@ def run(args: argparse.Namespace) -> int:
     from aid_robot.commands import quiet_libraries
     from aid_robot.commands.bench_cases import engine_seconds
     from aid_robot.runtime.denoiser import choose_device
-    from aid_robot.runtime.measure import describe_machine
+    from aid_robot.runtime.measure import current_load, describe_machine
 
     if "debug" not in args:
         quiet_libraries()
@@ -225,7 +225,7 @@ def run(args: argparse.Namespace) -> int:
             return
         record = {
             "machine": machine,
-            "load at the end": describe_machine(device)["load"],
+            "load at the end": current_load(),
             "arguments": {
                 n: _jsonable(v)
                 for n, v in vars(args).items()
@@ -240,7 +240,7 @@ def run(args: argparse.Namespace) -> int:
 
     bench = Bench(args, device, keep)
     bench.run()
-    print(f"\nload at the end: {_plain(describe_machine(device)['load'])}")
+    print(f"\nload at the end: {_plain(current_load())}")
     keep()
     return 0 if bench.done else 1
 

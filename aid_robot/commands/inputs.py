@@ -22,10 +22,13 @@ from aid_robot.errors import (
     ObservationError,
     TruncatedFileError,
 )
+from aid_robot.planning.goals import Goal
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Webcams need about a second to find their exposure.
 _WARM_UP = 1.0
+# A mask's pixels above it count.
+_BRIGHT = 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +203,19 @@ def read_image(path: Path) -> UInt8Array:
         raise TruncatedFileError(
             f"{path} is no whole JPEG, PNG or WebP ({error}): copy it again from its source"
         ) from error
+
+
+def read_goal(text: str | None, image: Path | None, mask: Path | None) -> Goal | None:
+    """Read a goal from a text, a picture and where that counts (bright); None without any."""
+    if mask is not None and image is None:
+        raise ConfigError(f"the mask {mask} belongs to a goal's picture: give --goal-image, too")
+    if text is None and image is None:
+        return None
+    return Goal(
+        text=text,
+        image=None if image is None else read_image(image),
+        mask=None if mask is None else read_image(mask).mean(axis=-1) > _BRIGHT,
+    )
 
 
 def capture_frames(

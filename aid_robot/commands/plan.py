@@ -118,8 +118,12 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decide, save, and print the ranked table; returns 0 where a plan was chosen, else 1."""
     # Errors that need no model come first: loading one can take minutes.
+    from aid_robot.commands.inputs import read_goal
+
     outputs = _check_outputs(args.output or [_DEFAULT_OUTPUT])
-    goal = _read_goal(args)
+    goal = read_goal(args.goal, args.goal_image, args.goal_mask)
+    if goal is None:
+        raise PlanError('there is no goal: give --goal "TEXT", --goal-image FILE, or both')
     if not (args.plans or args.things or args.propose):
         raise PlanError(
             f"there are no candidates: give them, as in aid-robot plan {args.input} "
@@ -187,21 +191,6 @@ def _check_outputs(paths: list[Path]) -> list[Path]:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
     return paths
-
-
-def _read_goal(args: argparse.Namespace) -> Goal:
-    if args.goal is None and args.goal_image is None:
-        raise PlanError('there is no goal: give --goal "TEXT", --goal-image FILE, or both')
-    import numpy as np
-
-    from aid_robot.commands.inputs import read_image
-    from aid_robot.planning.goals import Goal
-
-    image = None if args.goal_image is None else read_image(args.goal_image)
-    mask = None
-    if args.goal_mask is not None:
-        mask = np.asarray(read_image(args.goal_mask).mean(axis=-1) > 127)
-    return Goal(text=args.goal, image=image, mask=mask)
 
 
 def _all_plans(plans: list[Plan], frame: Any, goal: Goal, args: argparse.Namespace) -> list[Plan]:

@@ -311,9 +311,8 @@ class AIDModel:
             chunk_size: See `latents.decode`.
             tile_size: Likewise.
         """
-        threshold = self.config.sampling.still_threshold
-        if still_threshold is not None:
-            threshold = still_threshold
+        own = self.config.sampling.still_threshold
+        threshold = own if still_threshold is None else still_threshold
         given = given.to(denoised.dtype)
         latents = self.from_diffusion(denoised, given)
         pixels = decode(self.vae, latents, chunk_size, tile_size)

@@ -168,7 +168,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
-        "load": [round(each, 2) for each in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "load": current_load(),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
         "versions": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
     }
@@ -180,6 +180,11 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         found["cuda"] = torch.version.cuda
         found.update(_ask_driver(device))
     return found
+
+
+def current_load() -> list[float] | None:
+    """Return the machine's load over 1, 5 and 15 minutes, where it tells."""
+    return [round(each, 2) for each in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
 def driver_version() -> str | None:

@@ -246,6 +246,12 @@ class SuccessModel:
                     "leaves it out",
                     stacklevel=3,
                 )
+            if len(split_words(text)) > self.words.max_words:
+                warnings.warn(
+                    f"'{text}' has more than {self.words.max_words} words: the success classifier "
+                    "does not read its end; shorten it",
+                    stacklevel=3,
+                )
         numbers = self.words.encode(texts).to(self.device)
         found = []
         for start in range(0, len(after), _BATCH):

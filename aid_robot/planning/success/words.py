@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -43,13 +42,6 @@ class Words:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return word numbers (n, L), padded to the longest, L at most `max_words`."""
-        for text in texts:
-            if len(split_words(text)) > self.max_words:
-                warnings.warn(
-                    f"'{text}' has more than {self.max_words} words: the success classifier does "
-                    "not read its end; shorten it",
-                    stacklevel=2,
-                )
         rows = [
             [self._numbers.get(word, UNKNOWN) for word in split_words(text)][: self.max_words]
             for text in texts
