@@ -30,6 +30,33 @@ MIN_OPSET = 18
 _SINGLE_FILE_BYTES = 2**31 - 2**27
 # Constants up to this size are folded; weights never are.
 _FOLDED_BYTES = 2**20
+# Those of onnxscript's rewrites that such graphs have use for. `slice_split_rule`, which its own
+# optimizer applies too, compares every node with every other: two thirds of an export's time.
+_REWRITES = (
+    "mul_by_1_rule",
+    "add_0_rule",
+    "sub_0_rule",
+    "div_by_1_rule",
+    "dropout_inference_rule",
+    "two_reshapes_matmul_reshape_rule",
+    "one_reshape_matmul_reshape_rule",
+    "cast_constant_of_shape_rule",
+    "cast_constant_of_shape_without_value_rule",
+    "collapse_slice_rule",
+    "collapse_slice2_rule",
+    "materialize_reshape_shape_rule",
+    "cast_cast_rule",
+    "no_op_cast_rule",
+    "no_op_expand_rule",
+    "flatten_to_reshape_rule",  # before the reshapes are joined
+    "reshape_reshape_rule",
+    "no_op_transpose_rule",
+    "transpose_transpose_rule",
+    "unsqueeze_unsqueeze_rule",
+    "squeeze_reshape_1d_rule",
+    "normalize_pad_format_conv_rule",
+    "fuse_pad_into_conv_rule",
+)
 
 
 def trace_graph(source: Source, name: str, *, opset: int = MAX_OPSET) -> Any:
@@ -154,7 +181,6 @@ def _explain(error: BaseException, name: str) -> str:
 def _clean(model: Any, parameters: Collection[str]) -> None:
     """Fold constants and drop what is unused; let weights keep names and values."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-    from onnxscript import optimizer
 
     ClearMetadataAndDocStringPass()(model)  # stack traces, with paths of this machine
     graph = model.graph
@@ -165,9 +191,7 @@ def _clean(model: Any, parameters: Collection[str]) -> None:
         value.const_value = None  # or it would be folded all the same
         graph.inputs.append(value)
     with _quiet():
-        optimizer.optimize_ir(
-            model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES
-        )
+        _simplify(model)
     for value, tensor in zip(weights, held, strict=True):
         graph.inputs.remove(value)
         if value.uses():
@@ -175,6 +199,34 @@ def _clean(model: Any, parameters: Collection[str]) -> None:
             value.name = value.name.partition(".")[2] or value.name
             value.const_value = tensor
             graph.register_initializer(value)
+
+
+def _simplify(model: Any) -> None:
+    """Inline, fold, rewrite and drop what is unused, twice, as `onnxscript.optimizer` does."""
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants_ir
+    from onnxscript.rewriter import RewritePass
+    from onnxscript.rewriter.rules import common as rules
+
+    common.InlinePass()(model)
+    rewrite = RewritePass([getattr(rules, name) for name in _REWRITES])
+    for _ in range(2):
+        fold_constants_ir(
+            model,
+            onnx_shape_inference=True,
+            input_size_limit=_FOLDED_BYTES,
+            output_size_limit=_FOLDED_BYTES,
+        )
+        rewrite(model)
+        common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+    common.DeduplicateInitializersPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.OutputFixPass()(model)
+    common.NameFixPass()(model)
 
 
 def _hand_over(model: Any, names: Sequence[str]) -> tuple[TensorSpec, ...]:

@@ -18,10 +18,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what needs exported graphs among the slow tests: tracing them takes minutes."""
+    """Put what needs exported graphs among the slow tests, and give those the time they need."""
     for item in items:
         if "onnx_exports" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.slow)  # tracing takes minutes
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from aid_robot.evaluation.clips import ClipAt
 from aid_robot.evaluation.judge import Judge, Judged
 from aid_robot.evaluation.run import evaluate
-from tests.evaluation.worlds import PROTOCOL
+from tests.evaluation.worlds import BRIEF, PROTOCOL
 
 
 def main() -> None:
@@ -21,4 +21,4 @@ def main() -> None:
         return judge(self, task)
 
     Judge.judge = slowly  # type: ignore[method-assign]
-    evaluate([store], {"model": model}, PROTOCOL, folder, metrics=("psnr",))
+    evaluate([store], {"model": model}, PROTOCOL, folder, **BRIEF)

@@ -27,6 +27,7 @@ from aid_robot.evaluation.results import CLIPS, RESULTS, RunFolder
 from aid_robot.evaluation.run import evaluate, write_figures
 from aid_robot.predictor import PredictOptions, Request
 from tests.evaluation.worlds import (
+    BRIEF,
     PROTOCOL,
     Obedient,
     copying,
@@ -168,7 +169,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 def whole(store: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's evaluation that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    evaluate([store], {"model": str(tiny_model_dir)}, PROTOCOL, folder, metrics=("psnr",))
+    evaluate([store], {"model": str(tiny_model_dir)}, PROTOCOL, folder, **BRIEF)
     return folder
 
 
@@ -187,7 +188,7 @@ def test_a_killed_run_ends_with_the_same_figures(
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     assert 0 < len(RunFolder.open(tmp_path).done()) < 16
-    evaluate([store], {"model": str(tiny_model_dir)}, PROTOCOL, tmp_path, metrics=("psnr",))
+    evaluate([store], {"model": str(tiny_model_dir)}, PROTOCOL, tmp_path, **BRIEF)
     assert figures(tmp_path) == figures(whole)
 
 
@@ -195,7 +196,7 @@ def test_two_processes_give_the_same_figures(
     store: Path, whole: Path, tmp_path: Path, tiny_model_dir: Path
 ) -> None:
     model = {"model": str(tiny_model_dir)}
-    evaluate([store], model, PROTOCOL, tmp_path, metrics=("psnr",), devices=2)
+    evaluate([store], model, PROTOCOL, tmp_path, **BRIEF, devices=2)
     assert figures(tmp_path) == figures(whole)
 
 

@@ -22,6 +22,8 @@ SIZE = 32
 FRAMES = 4
 STEPS = {"left": (0, -4), "right": (0, 4), "up": (-4, 0), "down": (4, 0)}
 PROTOCOL = EvaluationProtocol("tiny", num_frames=FRAMES, size=(SIZE, SIZE), split="all")
+# How a model is judged where it matters that it is judged, not how well it predicts.
+BRIEF: dict[str, Any] = {"metrics": ("psnr",), "options": {"steps": 1}}
 
 
 def instruction(way: str) -> str:
