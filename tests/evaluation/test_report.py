@@ -100,7 +100,17 @@ def test_a_missing_picture_is_said(folder: RunFolder, tmp_path: Path) -> None:
     assert "its picture is missing" in (tmp_path / "page.html").read_text()
 
 
-@pytest.mark.parametrize("values", [[1.0, 1.0], [0.0, 1e-5], [-3.0, 250.0], [float("nan"), 2.0]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0, 1.0],
+        [1.0, 1.0 + 1e-15],
+        [0.0, 1e-12],
+        [0.0, 1e-5],
+        [-3.0, 250.0],
+        [float("nan"), 2.0],
+    ],
+)
 def test_charts_hold_their_lines(values: list[float]) -> None:
     line = Line("a", "#000", [1.0, 2.0], values, values, values)
     chart = draw_lines([line], title="t", x_label="frame")

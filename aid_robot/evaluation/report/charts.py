@@ -106,7 +106,9 @@ def draw_share(value: float, low: float, high: float, chance: float, colour: str
 
 def _ticks(low: float, high: float) -> list[float]:
     """Choose 3 to 6 round numbers that enclose a range."""
-    span = (high - low) or abs(high) or 1.0
+    span = high - low
+    if span < 1e-9:  # equal but for rounding, as of means of a constant
+        span = abs(high) if abs(high) > 1e-9 else 1.0
     step = 10.0 ** math.floor(math.log10(span / 3))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if span / (step * factor) <= 4)
     start, stop = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
