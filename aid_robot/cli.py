@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TextIO
+
+from tqdm import tqdm
 
 from aid_robot import __version__
 from aid_robot.commands import (
@@ -55,6 +58,9 @@ COMMANDS: Mapping[str, Command] = {
     "info": info,
 }
 
+# So many warnings of one line of code are printed, as of texts that are too long.
+_ALIKE = 5
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `aid-robot`; returns 0, 2 after an error that the user can mend, 130 after Ctrl-C."""
@@ -65,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_cleanly(program: str, run: Callable[[], int], *, debug: bool = False) -> int:
     """Run a program; an error that its user can mend becomes one line, without a traceback."""
 
+    seen: Counter[tuple[str, int]] = Counter()
+
     def warn(
         message: Warning | str,
         category: type[Warning],
@@ -73,7 +81,12 @@ def run_cleanly(program: str, run: Callable[[], int], *, debug: bool = False) ->
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        print(f"{program}: warning: {_line(message)}", file=sys.stderr)
+        place = (filename, lineno)
+        seen[place] += 1
+        if seen[place] <= _ALIKE:
+            more = " (more like this one are not shown)" if seen[place] == _ALIKE else ""
+            # By tqdm, which takes care of bars that are being drawn.
+            tqdm.write(f"{program}: warning: {_line(message)}{more}", file=sys.stderr)
 
     try:
         with warnings.catch_warnings():

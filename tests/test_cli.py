@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -248,6 +249,21 @@ def test_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert run_cleanly("aid-robot", interrupted) == 130
     assert capsys.readouterr().err == "aid-robot: interrupted\n"
+
+
+def test_a_flood_of_warnings_is_dammed(capsys: pytest.CaptureFixture[str]) -> None:
+    def flood() -> int:
+        for number in range(20):
+            warnings.warn(f"text {number} is too long", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+        return 0
+
+    assert run_cleanly("aid-robot", flood) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 6
+    assert said[0] == "aid-robot: warning: text 0 is too long"
+    assert "not shown" in said[4]
+    assert said[5] == "aid-robot: warning: something else"
 
 
 def test_info_counts_the_parameters_that_are_there(
