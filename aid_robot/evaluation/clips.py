@@ -236,7 +236,7 @@ def _side(
     if not path.is_file():
         raise ConfigError(
             f"split='{choice}' is neither 'held-out', 'train' or 'all', nor a file; expected one "
-            "that names episodes, one a line or as a JSON list"
+            "that names episodes, one a line or as a JSON list, or a model's split.json"
         )
     named = _read_ids(path)
     if not named & ids:
@@ -255,8 +255,13 @@ def _read_ids(path: Path) -> set[str]:
             content = json.loads(text)
         except ValueError as error:
             raise DataFormatError(f"{path} can't be read as JSON ({error}): restore it") from error
+        if isinstance(content, dict):  # the split.json of a trained model
+            content = content.get("held_out")
         if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-            raise DataFormatError(f"{path} holds JSON that is no list of episode ids: make it one")
+            raise DataFormatError(
+                f"{path} holds JSON that is no list of episode ids, nor has one as 'held_out': "
+                "make it one"
+            )
         return set(content)
     return {line.strip() for line in text.splitlines() if line.strip()}
 

@@ -172,7 +172,8 @@ def held_out_rule(plan: Plan) -> Split | None:
         rules = ", ".join(f"'{n}': {r.share:g} with seed {r.seed}" for n, r in found.items())
         raise EvaluationError(
             f"the models hold out different episodes ({rules}), so one may have been trained on "
-            "what another has never seen: give a list of episodes that all have held out as split"
+            "what another has never seen: give a list of episodes that none has been trained on as "
+            "split, such as the MODEL/aid/split.json of the one that saw these recordings"
         )
     return next(iter(found.values()), None)
 

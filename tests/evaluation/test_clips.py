@@ -93,6 +93,12 @@ def test_a_list_of_episodes_is_a_split(store: Source, tmp_path: Path) -> None:
     chosen = choose_clips([store], PROTOCOL.replace(split=str(names)))
     assert {clip.episode for clip in chosen.clips} == {"s1-up", "s2-down"}
     assert chosen.facts.split == "2 of the 3 episodes in seer.json"
+    names.write_text(json.dumps({"share": 0.1, "held_out": ["s1-up"]}))
+    chosen = choose_clips([store], PROTOCOL.replace(split=str(names)))
+    assert {clip.episode for clip in chosen.clips} == {"s1-up"}
+    names.write_text(json.dumps({"held_out": 3}))
+    with pytest.raises(DataFormatError, match="no list of episode ids"):
+        choose_clips([store], PROTOCOL.replace(split=str(names)))
     names.write_text("of another set\n")
     with pytest.raises(DataFormatError, match="none of the 1 episodes"):
         choose_clips([store], PROTOCOL.replace(split=str(names)))
