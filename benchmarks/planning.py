@@ -37,7 +37,7 @@ from tqdm import tqdm
 from aid_robot.baselines.registry import make_predictor
 from aid_robot.clip import Foresight
 from aid_robot.errors import AIDRobotError
-from aid_robot.hub import resolve
+from aid_robot.hub import CHECKSUMS, resolve
 from aid_robot.planning.calibration import Calibration, reliability
 from aid_robot.planning.charts import draw_reliability
 from aid_robot.planning.choose import aggregate, choose
@@ -48,6 +48,7 @@ from aid_robot.planning.imagine import Imagination
 from aid_robot.planning.plans import Plan
 from aid_robot.planning.scorers import Scorer, make_scorer
 from aid_robot.planning.scorers.scorer import name_of
+from aid_robot.planning.success.model import FOLDER as SUCCESS
 from aid_robot.planning.sweep import sweep
 from aid_robot.predictor import Predictor
 
@@ -128,12 +129,17 @@ def imagined(
 
 
 def weights_of(name: str) -> str:
-    """Tell a model from the same name's earlier weights, by the sizes and times of its files."""
+    """Tell a model from the same name's earlier weights, by the sizes and times of its files.
+
+    What lies in it to judge imagined futures by does not count.
+    """
     try:
         folder = resolve(name)
     except AIDRobotError:
         return "none"
-    files = sorted(p for kind in ("safetensors", "json") for p in folder.rglob(f"*.{kind}"))
+    found = sorted(p for kind in ("safetensors", "json") for p in folder.rglob(f"*.{kind}"))
+    judges = folder / SUCCESS
+    files = [f for f in found if judges not in f.parents and f.name != CHECKSUMS]
     facts = [(str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return f"{zlib.crc32(json.dumps(facts).encode()):08x}"
 
