@@ -1,6 +1,6 @@
 """Time a step of training: with and without the cache, AID on a frozen prior and the whole UNet.
 
-    python benchmarks/training.py                     # a model of the bundled size, on a CPU
+    python benchmarks/training.py                     # the bundled model, or any other: --model
     python benchmarks/training.py --full-size         # SVD's size, random weights; needs a GPU
     python benchmarks/training.py --device cuda --precision bf16 --batch-size 64
 
@@ -34,7 +34,8 @@ from aid_robot.data.episode import Episode
 from aid_robot.data.frames import ArrayFrames
 from aid_robot.data.store import EpisodeStore
 from aid_robot.model.aid import AIDModel
-from aid_robot.model.build import SMALL_SIZES, ModelSizes, build_model, build_tokenizer
+from aid_robot.model.build import ModelSizes, build_model, build_tokenizer
+from aid_robot.model.checkpoint import load_model
 from aid_robot.model.config import preset
 from aid_robot.model.states import make_state_predictor
 from aid_robot.training.cache import Cache
@@ -67,7 +68,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=5, help="timed, after two that aren't")
     parser.add_argument("--episodes", type=int, default=12)
-    parser.add_argument("--full-size", action="store_true")
+    parser.add_argument("--model", default="bundled", help="who is trained, by folder or hub id")
+    parser.add_argument(
+        "--full-size", action="store_true", help="in place of a model: SVD's size, random weights"
+    )
     parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON, too")
     args = parser.parse_args()
     cases = [
@@ -95,8 +99,9 @@ def main() -> None:
                 flush=True,
             )
     if args.output:
-        found = {"torch": torch.__version__, "arguments": vars(args), "rows": rows}
-        args.output.write_text(json.dumps(found, indent=1, default=str))
+        arguments = {name: value for name, value in vars(args).items() if name != "output"}
+        found = {"torch": torch.__version__, "arguments": arguments, "rows": rows}
+        args.output.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def measure(case: Case, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def measure(case: Case, args: argparse.Namespace, folder: Path) -> dict[str, Any
     quiet_libraries()
     recipe = load_recipe("debug", [f"precision={args.precision}"])
     accelerator = make_accelerator(recipe, args.device)
-    model = make_model(args.full_size)
+    model = make_model(args)
     store = make_store(folder / "store.zarr", args.episodes, model)
     states = STATES
     config = StageConfig(
@@ -112,6 +117,8 @@ def measure(case: Case, args: argparse.Namespace, folder: Path) -> dict[str, Any
         batch_size=args.batch_size,
         trains="full" if case.full else "aid",
         gradient_checkpointing=case.checkpointing,
+        # Else nothing would train the draft that such a model's UNet reads.
+        auxiliary_weight=0.3 if model.config.conditioning_fill == "draft" else 0.0,
     )
     data = TrainingData.open(DataConfig(str(store), held_out=0.0))
     cache = None
@@ -154,13 +161,14 @@ def timed_steps(trainer: Trainer, on_gpu: bool) -> Iterator[float]:
         yield time.perf_counter() - started
 
 
-def make_model(full_size: bool) -> AIDModel:
-    """Build a model with random weights."""
-    sizes = ModelSizes() if full_size else SMALL_SIZES
+def make_model(args: argparse.Namespace) -> AIDModel:
+    """Load the model, or build one of the full size with random weights."""
+    if not args.full_size:
+        return load_model(args.model)
     blank = np.zeros((16, 16, 3), np.uint8)
     texts = [*TEXTS, *(state for text in TEXTS for state in STATES(blank, text))]
-    tokenizer = build_tokenizer(texts, 2048, sizes.text_length)
-    return build_model(preset("svd" if full_size else "small"), sizes, tokenizer)
+    sizes = ModelSizes()
+    return build_model(preset("svd"), sizes, build_tokenizer(texts, 2048, sizes.text_length))
 
 
 def make_store(path: Path, episodes: int, model: AIDModel) -> Path:

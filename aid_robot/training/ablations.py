@@ -54,7 +54,8 @@ def run_ablations(recipe: Recipe, folder: Path, *, device: str = "auto") -> str:
     start = recipe.model.start
     if order[:-1]:
         before = make_recipe(recipe.name, {**recipe.tables, "stages": order[:-1]})
-        start = str(train(before, folder, device=device))
+        # Absolute, so that it is the same wherever the command is run again from.
+        start = str(train(before, folder, device=device).absolute())
     figures: dict[str, Mapping[str, Sequence[float]]] = {}
     for name, changes in variants.items():
         place = folder / "ablations" / name
