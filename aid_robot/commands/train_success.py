@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aid_robot.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aid_robot.foresight import VideoForesight
 
 HELP = "train the success classifier on a store's outcomes; run it again to go on after a stop"
 
@@ -33,6 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model whose VAE the ends are sent through, so that its blur is known; its size must "
         "be the classifier's",
     )
+    parser.add_argument(
+        "--imagine",
+        action="store_true",
+        help="have the model imagine how each episode ends, and learn what such pictures are worth "
+        "(a second or so an episode and clip on a CPU); take episodes it was not trained on",
+    )
+    parser.add_argument(
+        "--clips-per-step",
+        type=int,
+        default=1,
+        metavar="N",
+        help="imagined clips of each instruction, as in planning (default: 1)",
+    )
     parser.add_argument("--held-out", type=float, default=0.1, help="share of scenes to judge by")
     parser.add_argument("--split-seed", type=int, default=0, help="the same as the model's")
     parser.add_argument("--limit", type=int, help="episodes to read at most")
@@ -53,7 +72,13 @@ def run(args: argparse.Namespace) -> int:
     settings = SuccessTraining(
         minutes=minutes, steps=args.steps, batch_size=args.batch_size, seed=args.seed
     )
-    vae, size = _vae(args.model, args.size) if args.model else (None, args.size or 64)
+    if args.imagine and not args.model:
+        raise ConfigError("--imagine asks a model: name it by --model")
+    predictor, size = None, args.size or 64
+    if args.model:
+        predictor, size = _predictor(args.model, args.size)
+    vae = None if predictor is None else predictor.model.vae
+    work = args.output.with_name(f"{args.output.name}.run")
     config = SuccessConfig(size=size)
     with EpisodeStore.open(args.store) as store:
         episodes = [store[i] for i in range(min(len(store), args.limit or len(store)))]
@@ -69,7 +94,19 @@ def run(args: argparse.Namespace) -> int:
         sides = [[e for e in episodes if (e.id in held_out) is side] for side in (False, True)]
         examples = read_examples(sides[0], asker, size, vae=vae, bar="read")
         judged = read_examples(sides[1], asker, size, bar="read held out")
-    model = train(examples, config, settings, args.output.with_name(f"{args.output.name}.run"))
+        if predictor is not None and args.imagine:
+            from aid_robot.planning.success.imagined import imagine_ends
+
+            ends = imagine_ends(
+                predictor,
+                episodes,
+                size,
+                work / "imagined",
+                source=_source(predictor),
+                clips_per_step=args.clips_per_step,
+            )
+            examples, judged = examples.with_imagined(ends), judged.with_imagined(ends)
+    model = train(examples, config, settings, work)
     figures = measure(model, judged)
     model.save(args.output, {"figures": figures, "episodes": len(examples)})
     print(json.dumps(figures, indent=1))
@@ -78,16 +115,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _vae(folder: str, size: int | None) -> tuple[object, int]:
-    """Load a model's VAE, and the size of its frames, which the classifier's must be."""
-    from aid_robot.errors import ConfigError
-    from aid_robot.model.checkpoint import load_model
+def _predictor(folder: str, size: int | None) -> tuple[VideoForesight, int]:
+    """Load a model, and say the size of its frames, which the classifier's must be."""
+    from aid_robot.foresight import VideoForesight
 
-    model = load_model(folder)
-    height, width = model.config.height, model.config.width
+    model = VideoForesight.from_pretrained(folder, dtype="float32")
+    height, width = model.model.config.height, model.model.config.width
     if height != width or size not in (None, height):
         raise ConfigError(
             f"{folder} makes frames of {height}x{width} and the classifier sees squares of "
             f"{size or height}: leave --size out, and take a model of square frames"
         )
-    return model.vae.eval(), height
+    return model, height
+
+
+def _source(predictor: VideoForesight) -> str:
+    """Tell a model from others, by its weights and how it samples."""
+    from aid_robot.runtime.manifest import digest_weights
+
+    state = {
+        f"{part}.{name}": tensor
+        for part, module in predictor.model.modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    return f"{digest_weights(state)} {predictor.model.config}"

@@ -27,6 +27,7 @@ from aid_robot.planning.calibration import Calibration
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers.learned import Progress, SuccessScorer
 from aid_robot.planning.success.examples import RecordedAsker, read_examples
+from aid_robot.planning.success.imagined import imagine_ends
 from aid_robot.planning.success.measure import measure
 from aid_robot.planning.success.model import SuccessConfig, SuccessModel, SuccessNet
 from aid_robot.planning.success.train import SuccessTraining, train
@@ -34,6 +35,7 @@ from aid_robot.planning.success.words import Words
 from tests.planning.clips import moving, picture
 
 CONFIG = SuccessConfig(size=32, channels=(16, 16), blocks=1, width=32, layers=1, heads=2)
+CONFIG_WITH_WORDS = replace(CONFIG, words=("push", "square", "left", "right"))
 START = 16.0
 WAYS = {"push the square left": 5, "push the square right": 27}
 
@@ -205,6 +207,82 @@ def test_the_command_trains_on_a_store(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["train-success", str(tmp_path / "store.zarr"), "-o", str(folder), *small]) == 0
     assert "auroc" in capsys.readouterr().out
     assert SuccessModel.load(tmp_path / "m").net.config.size == 32
+
+
+def test_the_command_lets_a_model_imagine(tmp_path: Path) -> None:
+    with EpisodeStore.create(tmp_path / "store.zarr") as store:
+        store.extend(make_episodes(4))
+    told = ["train-success", str(tmp_path / "store.zarr"), "-o", str(tmp_path / "success"),
+            "--steps", "1", "--batch-size", "2", "--held-out", "0.5", "--imagine"]  # fmt: skip
+    assert main(told) == 2, "no model is named"
+    assert main([*told, "--model", "bundled"]) == 0
+    figures = json.loads((tmp_path / "success" / "config.json").read_text())["figures"]
+    assert figures["imagined"]["text"]["questions"] > 0
+
+
+class Dreamer:
+    """Imagines what the instruction says, and remembers what it was asked."""
+
+    num_conditioning_frames, num_frames, fps = 1, 6, 5.0
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def predict(self, obs: Any, instruction: str | None = None, **options: Any) -> Foresight:
+        raise NotImplementedError
+
+    def predict_many(self, requests: Any, **options: Any) -> list[Foresight]:
+        self.asked += [request.instruction for request in requests]
+        clips = []
+        for request in requests:
+            red = request.obs.reshape(-1, 32, 32, 3)[-1][..., 0] > 200
+            clips.append(moving(WAYS[request.instruction], np.nonzero(red)[1].min() + 4))
+        return clips
+
+
+def test_imagined_ends_teach_and_are_kept(tmp_path: Path) -> None:
+    episodes, dreamer = make_episodes(20), Dreamer()
+    told = {"source": "weights", "clips_per_step": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        # Killed after the first part.
+        patch.setattr(Dreamer, "predict_many", stops_after(2, Dreamer.predict_many))
+        with pytest.raises(KeyboardInterrupt):
+            imagine_ends(dreamer, episodes, 32, tmp_path, **told)
+    first = len(dreamer.asked)
+    ends = imagine_ends(dreamer, episodes, 32, tmp_path, **told)
+    assert first == 2 * 8
+    assert len(dreamer.asked) == 2 * 20, "what was imagined before the stop is kept"
+    assert np.array_equal(ends["0"][-1], moving(WAYS[episodes[0].instruction or ""]).frames[0, -1])
+    imagine_ends(dreamer, episodes, 32, tmp_path, **told)
+    assert len(dreamer.asked) == 2 * 20
+    imagine_ends(dreamer, episodes, 32, tmp_path, **{**told, "source": "other weights"})
+    assert len(dreamer.asked) == 4 * 20
+
+    examples = read_examples(episodes, RecordedAsker(list(WAYS)), 32).with_imagined(ends)
+    drawn = [examples.ends(0, np.random.default_rng(seed))[-1] for seed in range(40)]
+    dreamt = sum(np.array_equal(end, ends["0"][-1]) for end in drawn)
+    assert 15 <= dreamt <= 33, "most are imagined, and some are true"
+    figures = measure(SuccessModel(SuccessNet(CONFIG_WITH_WORDS)), examples)
+    # What failed and what succeeded look alike where both are imagined.
+    assert figures["imagined"]["text"]["questions"] < figures["text"]["questions"]
+
+    for path in tmp_path.glob("*.npy"):
+        path.write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="delete it"):
+        imagine_ends(dreamer, episodes, 32, tmp_path, **told)
+
+
+def stops_after(calls: int, function: Any) -> Any:
+    count = 0
+
+    def called(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > calls:
+            raise KeyboardInterrupt
+        return function(*args, **options)
+
+    return called
 
 
 def test_words() -> None:

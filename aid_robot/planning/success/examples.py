@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,6 +19,8 @@ from aid_robot.observation import resize_frames
 Order = Literal["done", "still", "reversed"]
 # Frames at the end of an episode that show the same.
 ENDS = 3
+# How often an episode that a model has imagined is seen as imagined.
+IMAGINED_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,31 @@ class Examples:
     matches: tuple[tuple[tuple[int, bool], ...], ...]
     # The end frames once more as a model's VAE gives them back, where one was named.
     blurred: NDArray[np.uint8] | None = None
+    # The end frames as a model imagines them, and of which episodes it did.
+    imagined: NDArray[np.uint8] | None = None
+    is_imagined: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def with_imagined(self, ends: Mapping[str, NDArray[np.uint8]]) -> Examples:
+        """Add imagined ends, (ENDS, size, size, 3) by the episode's id; some may be missing."""
+        known = np.array([name in ends for name in self.ids])
+        frames = self.frames[:, 1:].copy()
+        for row in np.flatnonzero(known):
+            frames[row] = ends[self.ids[row]]
+        return replace(self, imagined=frames, is_imagined=known)
+
+    def ends(self, row: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Draw an episode's end frames, (ENDS, size, size, 3): imagined, blurred, or true."""
+        kind = rng.random()
+        if self.imagined is not None and self.is_imagined is not None and self.is_imagined[row]:
+            if kind < IMAGINED_SHARE:
+                return np.asarray(self.imagined[row])
+            kind = (kind - IMAGINED_SHARE) / (1 - IMAGINED_SHARE)
+        if self.blurred is not None and kind < 0.5:
+            return np.asarray(self.blurred[row])
+        return np.asarray(self.frames[row, 1:])
 
     def texts(self, rng: np.random.Generator, each: int = 12) -> Iterator[str]:
         """Yield wordings of random questions of all episodes, for a vocabulary."""

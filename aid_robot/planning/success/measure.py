@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aid_robot.planning.calibration import auroc, auroc_interval, calibration_error
-from aid_robot.planning.success.examples import Examples
+from aid_robot.planning.success.examples import Examples, Order
 from aid_robot.planning.success.model import SuccessModel
 
 # Questions about a pair of moments, of each kind.
@@ -24,8 +24,22 @@ def measure(model: SuccessModel, examples: Examples, seed: int = 0) -> dict[str,
         "text": AUROC over questions whose answer is true, of which half has come about, against
         false ones; "families" of statements and instructions; "choice": how often the episode that
         was asked for scores best among those from the same start; "picture": the same for goals
-        given as a picture.
+        given as a picture. Where ends were imagined, "imagined" has the same of these: what a
+        planner sees, with what truly came about.
     """
+    found = _measure(model, examples, examples.frames[:, -1], seed, get_args(Order))
+    if examples.imagined is not None:
+        found["imagined"] = _measure(model, examples, examples.imagined[:, -1], seed, ("done",))
+    return found
+
+
+def _measure(
+    model: SuccessModel,
+    examples: Examples,
+    last_frames: NDArray[np.uint8],
+    seed: int,
+    orders: Sequence[Order],
+) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     scores: list[float] = []
     labels: list[bool] = []
@@ -33,6 +47,8 @@ def measure(model: SuccessModel, examples: Examples, seed: int = 0) -> dict[str,
     families: list[str] = []
     for index, pairs in enumerate(examples.pairs):
         for pair in pairs:
+            if pair.order not in orders:
+                continue
             asked = [
                 questions[i]
                 for wanted in (True, False)
@@ -41,12 +57,10 @@ def measure(model: SuccessModel, examples: Examples, seed: int = 0) -> dict[str,
             ]
             if not asked:
                 continue
-            frames = examples.frames[index]
-            first, last = {
-                "done": (frames[0], frames[-1]),
-                "still": (frames[0], frames[0]),
-                "reversed": (frames[-1], frames[0]),
-            }[pair.order]
+            start, end = examples.frames[index, 0], last_frames[index]
+            first, last = {"done": (start, end), "still": (start, start), "reversed": (end, start)}[
+                pair.order
+            ]
             texts = [q.wordings()[rng.integers(len(q.wordings()))] for q in asked]
             scores += model.judge_texts(first[None], last[None], texts)[0].tolist()
             labels += [question.true for question in asked]
@@ -66,11 +80,13 @@ def measure(model: SuccessModel, examples: Examples, seed: int = 0) -> dict[str,
             "scenes": len(set(scenes)),
         },
         "families": by_family,
-        **_choices(model, examples),
+        **_choices(model, examples, last_frames),
     }
 
 
-def _choices(model: SuccessModel, examples: Examples) -> Mapping[str, Any]:
+def _choices(
+    model: SuccessModel, examples: Examples, last_frames: NDArray[np.uint8]
+) -> Mapping[str, Any]:
     """Let each episode's goal choose among the episodes from the same start."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, scene in enumerate(examples.scenes):
@@ -82,7 +98,7 @@ def _choices(model: SuccessModel, examples: Examples) -> Mapping[str, Any]:
     names: list[str] = []
     for members in groups.values():
         first = np.stack([examples.frames[i, 0] for i in members])
-        last = np.stack([examples.frames[i, -1] for i in members])
+        last = last_frames[members]
         for index in members:
             answers = dict(examples.matches[index])
             own = [

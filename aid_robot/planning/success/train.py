@@ -86,10 +86,14 @@ def train(
         net.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=settings.weight_decay
     )
     folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "config": asdict(config),
+        "settings": asdict(settings),
+        "n": len(examples),
+        "imagined": examples.imagined is not None,
+    }
     # As JSON gives it back, to be compared with that of a saved run.
-    recipe = json.loads(
-        json.dumps({"config": asdict(config), "settings": asdict(settings), "n": len(examples)})
-    )
+    recipe = json.loads(json.dumps(facts))
     step, elapsed = _resume(folder, net, average, optimizer, recipe)
     started, saved = time.monotonic() - elapsed, elapsed
     bar = tqdm(total=settings.steps, initial=step, desc="train", unit="step")
@@ -145,9 +149,7 @@ def draw_batch(examples: Examples, words: Words, settings: SuccessTraining, step
         pairs = {pair.order: pair for pair in examples.pairs[row]}
         weights = np.array([_ORDERS[order] for order in pairs])
         order: Order = list(pairs)[rng.choice(len(pairs), p=weights / weights.sum())]
-        ends = examples.frames[row, 1:]
-        if examples.blurred is not None and rng.random() < 0.5:
-            ends = examples.blurred[row]
+        ends = examples.ends(int(row), rng)
         first, last = examples.frames[row, 0], ends[rng.integers(ENDS)]
         if order == "still":
             last = first
