@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "be the classifier's",
     )
     parser.add_argument(
+        "--start",
+        metavar="FOLDER",
+        help="trained classifier to begin with, or the model that has one, such as 'bundled'",
+    )
+    parser.add_argument(
         "--imagine",
         action="store_true",
         help="have the model imagine how each episode ends, and learn what such pictures are worth "
@@ -63,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
     from aid_robot.data.clips import Split
     from aid_robot.data.store import EpisodeStore
     from aid_robot.envs.tabletop.asking import TabletopAsker
+    from aid_robot.hub import resolve
     from aid_robot.planning.success.examples import Asker, RecordedAsker, read_examples
     from aid_robot.planning.success.measure import measure
-    from aid_robot.planning.success.model import SuccessConfig
+    from aid_robot.planning.success.model import SuccessConfig, SuccessModel
     from aid_robot.planning.success.train import SuccessTraining, train
 
     minutes = args.minutes if args.minutes or args.steps else 20.0
@@ -74,6 +80,13 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.imagine and not args.model:
         raise ConfigError("--imagine asks a model: name it by --model")
+    start = SuccessModel.load(resolve(args.start), device="cpu") if args.start else None
+    if start is not None and args.size not in (None, start.net.config.size):
+        raise ConfigError(
+            f"--size {args.size} is not that of the classifier in {args.start}, "
+            f"{start.net.config.size}: leave it out"
+        )
+    args.size = args.size if start is None else start.net.config.size
     predictor, size = None, args.size or 64
     if args.model:
         predictor, size = _predictor(args.model, args.size)
@@ -106,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
                 clips_per_step=args.clips_per_step,
             )
             examples, judged = examples.with_imagined(ends), judged.with_imagined(ends)
-    model = train(examples, config, settings, work)
+    model = train(examples, config, settings, work, start)
     figures = measure(model, judged)
     model.save(args.output, {"figures": figures, "episodes": len(examples)})
     print(json.dumps(figures, indent=1))

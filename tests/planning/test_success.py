@@ -165,6 +165,24 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
         train(examples, CONFIG, other, tmp_path / "parts")
 
 
+def test_it_begins_with_a_trained_one_and_learns_words(
+    trained: SuccessModel, tmp_path: Path
+) -> None:
+    text = "shove the square off"
+    examples = read_examples(
+        [make_episode(n, text, 27) for n in range(4)], RecordedAsker([text]), 32
+    )
+    settings = SuccessTraining(minutes=None, steps=1, batch_size=2, questions=2, warmup_steps=10**6)
+    further = train(examples, SuccessConfig(), settings, tmp_path, trained)
+    assert further.net.config.size == 32
+    assert set(further.words.words) == {*trained.words.words, "shove", "off"}
+    before, after = picture(START)[None], picture(5)[None]
+    # A single step of nearly no length has changed next to nothing of what it knew.
+    assert further.judge_texts(before, after, list(WAYS)) == pytest.approx(
+        trained.judge_texts(before, after, list(WAYS)), abs=0.02
+    )
+
+
 def test_a_store_without_text_teaches_nothing() -> None:
     frames = ArrayFrames(np.zeros((8, 32, 32, 3), np.uint8))
     with pytest.raises(TrainingError, match="instruction or captions"):

@@ -6,6 +6,7 @@ Shapes: B pairs of pictures, Q questions of each, L words, T places of the featu
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -72,8 +73,7 @@ class SuccessNet(nn.Module):
         self.down = nn.Sequential(_Block(low), nn.Conv2d(low, high, 4, 2, 1))
         self.trunk = nn.Sequential(*(_Block(high) for _ in range(config.blocks)))
         self.to_tokens = nn.Conv2d(high, config.width, 1)
-        places = (config.size // 4) ** 2
-        self.positions = nn.Parameter(0.02 * torch.randn(places, config.width))
+        self.positions = nn.Parameter(_waves(config.size // 4, config.width))
         self.words = nn.Embedding(len(config.words) + 2, config.width, padding_idx=PAD)
         self.order = nn.Parameter(0.02 * torch.randn(config.max_words, config.width))
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
@@ -110,6 +110,20 @@ class SuccessNet(nn.Module):
         both = torch.cat([features, goal, (features - goal).abs()], dim=1)
         logits: Tensor = self.compare(both).squeeze(-1)
         return logits
+
+
+def _waves(side: int, width: int) -> Tensor:
+    """Return positions (side x side, width) as sines and cosines of rows and of columns.
+
+    The slowest is monotone over the picture, so that "left of" need not be learned place by place.
+    """
+    at = (torch.arange(side) + 0.5) / side - 0.5
+    count = -(-width // 4)
+    phases = at[:, None] * torch.pi * 2 ** torch.linspace(0, math.log2(side / 2), count)
+    one = torch.cat([phases.sin(), phases.cos()], dim=1)  # (side, 2 count)
+    rows, columns = one[:, None].expand(-1, side, -1), one[None].expand(side, -1, -1)
+    both = torch.stack([rows, columns], dim=-1).flatten(2)
+    return both.reshape(side * side, -1)[:, :width].contiguous()
 
 
 class _Block(nn.Module):

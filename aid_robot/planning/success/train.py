@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from aid_robot.model.latents import to_pixels
 from aid_robot.planning.success.examples import ENDS, Examples, Order, Question
 from aid_robot.planning.success.model import SuccessConfig, SuccessModel, SuccessNet
 from aid_robot.planning.success.words import Words
+from aid_robot.runtime.manifest import digest_weights
 from aid_robot.training.state import read_state, write_state
 from aid_robot.training.trainer import check_recipe
 
@@ -38,7 +39,7 @@ class SuccessTraining:
     steps: int | None = None
     # Pairs of pictures a step, and questions about each.
     batch_size: int = 32
-    questions: int = 10
+    questions: int = 20
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100
@@ -67,20 +68,39 @@ class Batch(NamedTuple):
 
 
 def train(
-    examples: Examples, config: SuccessConfig, settings: SuccessTraining, folder: Path
+    examples: Examples,
+    config: SuccessConfig,
+    settings: SuccessTraining,
+    folder: Path,
+    start: SuccessModel | None = None,
 ) -> SuccessModel:
     """Train within the budget, going on with what an earlier run left in `folder`.
+
+    Args:
+        examples: What it learns from.
+        config: Of the network; without words, those of the examples are taken.
+        settings: How long, and how.
+        folder: Of the run's state.
+        start: A trained classifier to begin with; its shape counts, and it learns new words.
 
     Raises TrainingError where the loss is not finite; Ctrl-C saves the state first.
     """
     rng = np.random.default_rng(settings.seed)
-    if not config.words:
-        words = Words.of(examples.texts(rng), config.max_words, least=2)
-        config = SuccessConfig(**{**asdict(config), "words": words.words})
+    known = config.words
+    if start is not None:
+        config, known = start.net.config, ()
+    if not known:
+        found = Words.of(examples.texts(rng), config.max_words, least=2).words
+        config = replace(config, words=tuple(dict.fromkeys((*config.words, *found))))
     vocabulary = Words(config.words, config.max_words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         net = SuccessNet(config)
+    if start is not None:
+        with torch.no_grad():
+            for name, tensor in start.net.state_dict().items():
+                # New words stand behind the known ones.
+                net.state_dict()[name][: len(tensor)].copy_(tensor)
     average = [parameter.detach().clone() for parameter in net.parameters()]
     optimizer = torch.optim.AdamW(
         net.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=settings.weight_decay
@@ -91,6 +111,7 @@ def train(
         "settings": asdict(settings),
         "n": len(examples),
         "imagined": examples.imagined is not None,
+        "start": None if start is None else digest_weights(start.net.state_dict()),
     }
     # As JSON gives it back, to be compared with that of a saved run.
     recipe = json.loads(json.dumps(facts))
