@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from aid_robot.clip import Foresight
 from aid_robot.errors import ConfigError, FrameRateError
+from aid_robot.interrupt import stop_requests
 from aid_robot.observation import resize_frames, to_frames
 from aid_robot.predictor import Predictor
 
@@ -320,30 +321,34 @@ def run_loop(
     end = object()
 
     try:
-        while max_steps is None or log.steps < max_steps:
-            log.ticker.wait()
-            obs = next(source, end)
-            if obs is end:
-                break
-            said = None
-            if obs is not None:
-                found = to_frames(obs, camera=camera)
-                said = found.instruction
-                log.stale += bool(history) and np.array_equal(found.frames[0], history[-1])
-                history.append(found.frames[0])
-            else:
-                log.stale += 1
-                history.extend(list(history)[-1:])  # time goes on, the picture stands still
-            if history:
-                log.see(log.steps, history[-1])
-            if len(history) == history.maxlen and log.steps % every == 0:
-                frames = np.stack(list(history)[::stride])
-                background.request(log.steps, frames, instruction or said)
-            for prediction in log.collect():
-                if on_prediction is not None:
-                    on_prediction(log.steps, prediction)
-            log.steps += 1
-    except KeyboardInterrupt:
+        # Cut off in the middle of a tick, a lock could stay taken for ever.
+        with stop_requests() as stop:
+            while max_steps is None or log.steps < max_steps:
+                log.ticker.wait()
+                log.interrupted = stop()
+                obs = end if log.interrupted else next(source, end)
+                if obs is end:
+                    break
+                said = None
+                if obs is not None:
+                    found = to_frames(obs, camera=camera)
+                    said = found.instruction
+                    log.stale += bool(history) and np.array_equal(found.frames[0], history[-1])
+                    history.append(found.frames[0])
+                else:
+                    log.stale += 1
+                    # Time goes on, the picture stands still.
+                    history.extend(list(history)[-1:])
+                if history:
+                    log.see(log.steps, history[-1])
+                if len(history) == history.maxlen and log.steps % every == 0:
+                    frames = np.stack(list(history)[::stride])
+                    background.request(log.steps, frames, instruction or said)
+                for prediction in log.collect():
+                    if on_prediction is not None:
+                        on_prediction(log.steps, prediction)
+                log.steps += 1
+    except KeyboardInterrupt:  # asked for twice, or from within what is called here
         log.interrupted = True
     return log
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from aid_robot.data.clips import ClipLoader
 from aid_robot.errors import CheckpointError, ConfigError, TrainingError
+from aid_robot.interrupt import stop_requests
 from aid_robot.training.config import StageConfig
 from aid_robot.training.log import RunLog
 from aid_robot.training.noise import Noise
@@ -136,10 +135,10 @@ class Trainer:
         losses: list[Tensor] = []
         batches = iter(self.loader)
         try:
-            with disk_errors(self.folder), _stop_requests() as stop:
+            with disk_errors(self.folder), stop_requests() as stop:
                 while not self._is_over():
                     losses.append(self.take_step(batches))
-                    self.elapsed, stopped = self._agreed(time.monotonic() - started, bool(stop))
+                    self.elapsed, stopped = self._agreed(time.monotonic() - started, stop())
                     if log is not None:
                         log.advance()
                     over = self._is_over()
@@ -371,24 +370,3 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM, so that a step is finished first; a second one stops at once."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(number: int, _: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

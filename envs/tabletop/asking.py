@@ -17,10 +17,12 @@ from aid_robot.envs.tabletop.captions import goal_paraphrases, statements
 from aid_robot.envs.tabletop.feasible import feasible
 from aid_robot.envs.tabletop.goals import Goal, holds, is_refuted, succeeded
 from aid_robot.envs.tabletop.language import paraphrases
+from aid_robot.envs.tabletop.names import nouns
 from aid_robot.envs.tabletop.state import SceneState
 from aid_robot.envs.tabletop.tasks import Task
+from aid_robot.envs.tabletop.view import see
 from aid_robot.errors import DataFormatError
-from aid_robot.planning.success.examples import Order, Pair, Question
+from aid_robot.planning.success.examples import Order, Pair, Place, Question
 
 # Of a pair of moments: statements that were so before, that are false, and tasks not done.
 _UNCHANGED, _FALSE, _UNDONE = 8, 24, 12
@@ -43,7 +45,7 @@ class TabletopAsker:
         found = []
         for order, before, after in moments:
             asked = [*_statements(before, after, rng), *_tasks(before, after, task, rng)]
-            found.append(Pair(order, tuple(asked)))
+            found.append(Pair(order, tuple(asked), tuple(_places(before, after))))
         return found
 
     def reached(self, episode: Episode, wanted: Episode) -> bool | None:
@@ -69,6 +71,15 @@ def _facts(episode: Episode) -> tuple[SceneState, SceneState, Task]:
             f"episode '{episode.id}' has no {error} in its info; expected what 'aid-robot "
             "simulate' writes"
         ) from error
+
+
+def _places(before: SceneState, after: SceneState) -> Iterator[Place]:
+    """Yield where the main camera sees the middle of each thing."""
+    for name in before.names:
+        first, last = (
+            tuple(((1 + see(state[name].position)) / 2).tolist()) for state in (before, after)
+        )
+        yield Place(nouns(name, before.names), first, last)
 
 
 def _statements(

@@ -18,6 +18,13 @@ _AROUND = np.linspace(0, 2 * math.pi, 8, endpoint=False)
 _CIRCLE = np.stack([np.cos(_AROUND), np.sin(_AROUND), 0 * _AROUND], -1)
 
 
+def see(points: Vector) -> Vector:
+    """Project points (..., 3) into the picture: (..., 2), from -1, -1 top left to 1, 1."""
+    seen = (np.asarray(points) - CAMERA) @ _AXES
+    flat = seen[..., :2] / -seen[..., 2:] / math.tan(math.radians(FOVY) / 2)
+    return np.asarray(flat * (1, -1))
+
+
 def in_view(places: Vector, radius: float, share: float = 1.0) -> NDArray[np.bool_]:
     """Say for places (..., 2) on the table whether a disc there is seen whole.
 
@@ -25,6 +32,5 @@ def in_view(places: Vector, radius: float, share: float = 1.0) -> NDArray[np.boo
     scene may shift and turn it a little.
     """
     ground = np.concatenate([places, 0 * places[..., :1]], -1)
-    seen = (ground[..., None, :] + _CIRCLE * radius - CAMERA) @ _AXES
-    limit = share * math.tan(math.radians(FOVY) / 2)
-    return np.asarray((np.abs(seen[..., :2] / -seen[..., 2:]) < limit).all((-2, -1)))
+    seen = see(ground[..., None, :] + _CIRCLE * radius)
+    return np.asarray((np.abs(seen) < share).all((-2, -1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,19 @@ from aid_robot.errors import (
 from aid_robot.planning.calibration import Calibration
 from aid_robot.planning.goals import Goal
 from aid_robot.planning.scorers.learned import Progress, SuccessScorer
-from aid_robot.planning.success.examples import RecordedAsker, read_examples
+from aid_robot.planning.success.examples import (
+    ENDS,
+    Examples,
+    Pair,
+    Place,
+    Question,
+    RecordedAsker,
+    read_examples,
+)
 from aid_robot.planning.success.imagined import imagine_ends
 from aid_robot.planning.success.measure import measure
 from aid_robot.planning.success.model import SuccessConfig, SuccessModel, SuccessNet
-from aid_robot.planning.success.train import SuccessTraining, train
+from aid_robot.planning.success.train import SuccessTraining, draw_batch, train
 from aid_robot.planning.success.words import Words
 from tests.planning.clips import moving, picture
 
@@ -163,6 +172,34 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
     other = replace(settings, learning_rate=1e-2)
     with pytest.raises(CheckpointError, match="learning_rate"):
         train(examples, CONFIG, other, tmp_path / "parts")
+
+
+def test_names_are_taught_by_places() -> None:
+    """Where things are is known of simulated scenes: a name then points at its thing."""
+    rng = np.random.default_rng(0)
+    frames, pairs = [], []
+    for _ in range(40):
+        (x, y), (u, v) = rng.uniform(6, 26, 2), rng.uniform(6, 26, 2)
+        frames.append(np.stack([picture(x, y), *[picture(u, v)] * ENDS]))
+        place = Place(("the red square",), (x / 32, y / 32), (u / 32, v / 32))
+        pairs.append(
+            (Pair("done", (Question(lambda: ("it moved",), True, True, "all"),), (place,)),)
+        )
+    ids = tuple(str(i) for i in range(40))
+    examples = Examples(np.stack(frames), tuple(pairs), ids, ids, ((),) * 40)
+    config = replace(CONFIG, words=("red", "square", "it", "moved"))
+    settings = SuccessTraining(
+        minutes=None, steps=150, batch_size=16, questions=1, learning_rate=5e-3, warmup_steps=10,
+        place_weight=1.0,
+    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        model = train(examples, config, settings, Path(folder))
+    batch = draw_batch(examples, model.words, settings, 10**6)
+    with torch.no_grad():
+        maps = model.net.point(model.net.look(batch.before, batch.after), batch.names)
+    found = model.net.pointer.grid[maps[:, 0].argmax(-1)] / 2 + 0.5
+    error = (found - batch.places[:, 0]).abs().mean() * 32
+    assert error < 3, f"off by {error} of 32 pixels"
 
 
 def test_it_begins_with_a_trained_one_and_learns_words(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +11,6 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 from tqdm import tqdm
@@ -27,6 +24,7 @@ from aid_robot.data.convert.target import beside, create_target, open_target, se
 from aid_robot.data.convert.workers import InProcess, Processes, RayTasks, Result, Workers
 from aid_robot.data.store import EpisodeStore
 from aid_robot.errors import DataFormatError, StoreError, StoreFullError
+from aid_robot.interrupt import stop_requests
 
 # Episodes that are prepared ahead of the one that is appended next, for each worker.
 _AHEAD = 2
@@ -191,7 +189,7 @@ def _append_all(
 ) -> None:
     started, frames, done = time.monotonic(), 0, 0
     with (
-        _interrupts() as interrupted,
+        stop_requests() as interrupted,
         tqdm(total=len(work), desc="ingest", unit="episode", disable=not progress) as bar,
         store.group(),
     ):
@@ -266,27 +264,6 @@ def _folder(path: Path) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Note the first Ctrl-C or SIGTERM instead of being cut off by it; the second one cuts."""
-    asked = threading.Event()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _cores() -> int:

@@ -37,11 +37,23 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a thing is in the picture at two moments, x and y as shares of its sides."""
+
+    # What it can be called.
+    names: tuple[str, ...]
+    before: tuple[float, float]
+    after: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two moments of an episode, and what can be asked of them."""
 
     order: Order
     questions: tuple[Question, ...]
+    # Where that is known, as of simulated scenes; it teaches what names mean.
+    places: tuple[Place, ...] = ()
 
 
 class Asker(Protocol):

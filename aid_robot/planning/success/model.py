@@ -76,6 +76,7 @@ class SuccessNet(nn.Module):
         self.positions = nn.Parameter(_waves(config.size // 4, config.width))
         self.words = nn.Embedding(len(config.words) + 2, config.width, padding_idx=PAD)
         self.order = nn.Parameter(0.02 * torch.randn(config.max_words, config.width))
+        self.pointer = _Pointer(config.width, config.size // 4)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.answer = nn.Linear(config.width, 1)
@@ -95,6 +96,7 @@ class SuccessNet(nn.Module):
         seen = self.to_tokens(features).flatten(2).transpose(1, 2) + self.positions  # (B, T, D)
         asked = self.words(words) + self.order[:length]  # (B, Q, L, D)
         empty = words == PAD
+        asked = asked + self.pointer(asked, seen)[0]
         # A text without words has one to attend to.
         mask = ~(empty & ~empty.all(-1, keepdim=True))
         for layer in self.layers:
@@ -104,6 +106,15 @@ class SuccessNet(nn.Module):
         logits: Tensor = self.answer(pooled).squeeze(-1)
         assert logits.shape == (rows, questions)
         return logits
+
+    def point(self, features: Tensor, words: Tensor) -> Tensor:
+        """Return logits (B, Q, 2, T) of where the last word's thing is, before and after."""
+        seen = self.to_tokens(features).flatten(2).transpose(1, 2) + self.positions
+        asked = self.words(words) + self.order[: words.shape[-1]]
+        maps: Tensor = self.pointer(asked, seen)[1]  # (B, Q, L, 2, T)
+        last = (words != PAD).sum(-1).clamp(min=1) - 1
+        index = last[..., None, None, None].expand(-1, -1, 1, 2, maps.shape[-1])
+        return maps.gather(2, index).squeeze(2)
 
     def match(self, features: Tensor, goal: Tensor) -> Tensor:
         """Return logits (B,) that a future has come about as the goal's features show."""
@@ -140,6 +151,37 @@ class _Block(nn.Module):
         hidden = self.first(F.silu(self.norms[0](x)))
         result: Tensor = x + self.second(F.silu(self.norms[1](hidden)))
         return result
+
+
+class _Pointer(nn.Module):
+    """Each word, with the two before it, points at places of both pictures.
+
+    What it finds is told to the word: where, and how sure. Taught by names of things where places
+    are known, it says what words look like; the layers behind it compare.
+    """
+
+    def __init__(self, width: int, side: int) -> None:
+        super().__init__()
+        self.context = nn.Conv1d(width, width, 3)
+        self.query = nn.Linear(width, 2 * width)
+        self.key = nn.Linear(width, 2 * width)
+        self.told = nn.Linear(6, width)
+        at = (torch.arange(side) + 0.5) / side * 2 - 1
+        grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1).flatten(0, 1)  # (T, 2)
+        self.register_buffer("grid", grid, persistent=False)
+
+    def forward(self, asked: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what words (B, Q, L, D) are told of places (B, T, D); logits (B, Q, L, 2, T)."""
+        rows, questions, length, width = asked.shape
+        past = F.pad(asked.flatten(0, 1).transpose(1, 2), (2, 0))
+        named = F.silu(self.context(past)).transpose(1, 2)
+        query = self.query(named).reshape(rows, questions * length, 2, width)
+        key = self.key(seen).unflatten(-1, (2, width))
+        maps = torch.einsum("bnwd,btwd->bnwt", query, key) / width**0.5
+        found = maps.softmax(-1)
+        places = torch.cat([found @ self.grid, found.amax(-1, keepdim=True)], -1).flatten(2)
+        told: Tensor = self.told(places)
+        return told.reshape(asked.shape), maps.reshape(rows, questions, length, 2, -1)
 
 
 class _Layer(nn.Module):

@@ -45,6 +45,9 @@ class SuccessTraining:
     warmup_steps: int = 100
     # Weight of goals given as pictures, beside those given as text.
     picture_weight: float = 0.5
+    # Weight of where named things are, and things of a pair.
+    place_weight: float = 0.1
+    places: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class Batch(NamedTuple):
     true: Tensor  # (B, Q)
     goal: Tensor  # (B, 3, size, size): a picture of what was wanted
     reached: Tensor  # (B,): 1, 0, or -1 where unknown
+    names: Tensor  # (B, P, L): what things are called, after a word of any kind
+    places: Tensor  # (B, P, 2, 2): x, y before and after in [0, 1]; NaN where unknown
 
 
 def train(
@@ -166,6 +171,8 @@ def draw_batch(examples: Examples, words: Words, settings: SuccessTraining, step
     rng = np.random.default_rng((settings.seed, step))
     rows = rng.integers(len(examples), size=settings.batch_size)
     before, after, goals, texts, true, reached = [], [], [], [], [], []
+    names: list[str] = []
+    places = np.full((len(rows), settings.places, 2, 2), np.nan, np.float32)
     for row in rows:
         pairs = {pair.order: pair for pair in examples.pairs[row]}
         weights = np.array([_ORDERS[order] for order in pairs])
@@ -182,13 +189,21 @@ def draw_batch(examples: Examples, words: Words, settings: SuccessTraining, step
             wordings = question.wordings()
             texts.append(wordings[int(rng.integers(len(wordings)))])
             true.append(question.true)
+        known = pairs[order].places
+        picked = rng.permutation(len(known))[: settings.places]
+        for place, index in enumerate(picked):
+            places[len(before) - 1, place] = known[index].before, known[index].after
+        told = [known[i].names[int(rng.integers(len(known[i].names)))] for i in picked]
+        told += [""] * (settings.places - len(told))
+        names += [f"{rng.choice(words.words)} {name}" for name in told]
         goal, answer = _draw_goal(examples, int(row), order, rng)
         goals.append(goal)
         reached.append(answer)
     shape = (len(rows), settings.questions)
     pixels = [to_pixels(torch.from_numpy(np.stack(x))) for x in (before, after, goals)]
     noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    first, last, goal_pixels = augment(pixels[0], pixels[1], pixels[2], noise)
+    first, last, goal_pixels, shifts = augment(pixels[0], pixels[1], pixels[2], noise)
+    moved = shifts.flip(-1)[:, None, None] / first.shape[-1]
     return Batch(
         before=first,
         after=last,
@@ -196,6 +211,8 @@ def draw_batch(examples: Examples, words: Words, settings: SuccessTraining, step
         true=torch.tensor(true, dtype=torch.float32).reshape(shape),
         goal=goal_pixels,
         reached=torch.tensor(reached, dtype=torch.float32),
+        names=words.encode(names).unflatten(0, (len(rows), settings.places)),
+        places=torch.from_numpy(places) - moved,
     )
 
 
@@ -218,10 +235,11 @@ def draw_questions(
 
 def augment(
     before: Tensor, after: Tensor, goal: Tensor, noise: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Vary light and place of all three alike, and blur the end as an imagination does.
 
-    The goal's picture gets some light and shift of its own: it was taken at another time.
+    The goal's picture gets some light and shift of its own: it was taken at another time. Returned
+    are all three, and the shifts (B, 2) of y and x in pixels, which things have moved against.
     """
     count = len(before)
 
@@ -243,7 +261,7 @@ def augment(
     after = torch.lerp(after, _soften(after), uniform(-0.3, 1.0, 1, 1, 1).clamp(min=0))
     level = uniform(-0.03, 0.06, 1, 1, 1).clamp(min=0)
     after = after + level * torch.randn(after.shape, generator=noise)
-    return before, after, goal
+    return before, after, goal, shifts
 
 
 def _shift(pictures: Tensor, by: Tensor) -> Tensor:
@@ -290,6 +308,8 @@ def _draw_goal(
 def _loss(net: SuccessNet, batch: Batch, settings: SuccessTraining) -> Tensor:
     features = net.look(batch.before, batch.after)
     loss = F.binary_cross_entropy_with_logits(net.ask(features, batch.words), batch.true)
+    if settings.place_weight and not batch.places.isnan().all():
+        loss = loss + settings.place_weight * place_loss(net.point(features, batch.names), batch)
     # Of every other pair: a picture costs as much to look at as the pair itself.
     known = (batch.reached >= 0) & (torch.arange(len(batch.reached)) % 2 == 0)
     if settings.picture_weight and known.any():
@@ -299,6 +319,15 @@ def _loss(net: SuccessNet, batch: Batch, settings: SuccessTraining) -> Tensor:
             matched, batch.reached[known]
         )
     return loss
+
+
+def place_loss(maps: Tensor, batch: Batch) -> Tensor:
+    """Return the cross-entropy of where things are, from logits (B, P, 2, places)."""
+    side = round(maps.shape[-1] ** 0.5)
+    cells = (batch.places * side).floor()
+    seen = ((cells >= 0) & (cells < side)).all(-1)
+    target = torch.where(seen, cells[..., 1] * side + cells[..., 0], -1).long()
+    return F.cross_entropy(maps.flatten(0, 2), target.flatten(), ignore_index=-1)
 
 
 def _progress(settings: SuccessTraining, step: int, elapsed: float) -> float:
