@@ -138,8 +138,10 @@ def weights_of(name: str) -> str:
     except AIDRobotError:
         return "none"
     found = sorted(p for kind in ("safetensors", "json") for p in folder.rglob(f"*.{kind}"))
-    judges = folder / SUCCESS
-    files = [f for f in found if judges not in f.parents and f.name != CHECKSUMS]
+    files = [
+        f for f in found
+        if f.relative_to(folder).parts[0].partition(".")[0] != SUCCESS and f.name != CHECKSUMS
+    ]  # fmt: skip
     facts = [(str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return f"{zlib.crc32(json.dumps(facts).encode()):08x}"
 

@@ -100,6 +100,8 @@ def main() -> None:
             )
     if args.output:
         arguments = {name: value for name, value in vars(args).items() if name != "output"}
+        if args.full_size:
+            arguments["model"] = None
         found = {"torch": torch.__version__, "arguments": arguments, "rows": rows}
         args.output.write_text(json.dumps(found, indent=1) + "\n")
 

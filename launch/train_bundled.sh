@@ -20,11 +20,13 @@ aid-robot train "${RECIPE:-bundled}" -o "$run" --set "data.store=$store" "$@"
 [ "${RECIPE:-bundled}" = debug ] && minutes=0 || minutes=30
 minutes=${SUCCESS_MINUTES:-$minutes}
 if [ "$minutes" != 0 ]; then
-  # On scenes of its own: the ends that the model imagines for them look as a planner sees them.
+  aid-robot train-success "$store" -o "$run/success_true" --model "$run/aid/model" \
+    --minutes "$minutes"
+  # Then on scenes of its own: the ends that the model imagines for them look as a planner sees them.
   aid-robot simulate -o "$run/judged.zarr" --episodes "${SUCCESS_EPISODES:-800}" \
     --size 128 --frames 16..40 --alternatives 4 --failures 0.05 --seed 23
-  aid-robot train-success "$run/judged.zarr" -o "$run/success" --model "$run/aid/model" \
-    --imagine --clips-per-step 2 --minutes "$minutes"
+  aid-robot train-success "$run/judged.zarr" -o "$run/success" --start "$run/success_true" \
+    --model "$run/aid/model" --imagine --minutes "$minutes"
   cp -r "$run/success" "$run/aid/model/"
 fi
 aid-robot eval run "$store" --protocol own --predictor "model=$run/aid/model" \

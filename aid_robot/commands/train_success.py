@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aid_robot.errors import ConfigError
 
@@ -30,25 +30,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="budget of time (default: 20)")
     parser.add_argument("--steps", type=int, help="budget of steps, instead of minutes")
     parser.add_argument(
-        "--size", type=int, help="height and width it sees (default: the model's, else 64)"
+        "--size",
+        type=int,
+        help="height and width it sees (default: that of --start or --model, else 64)",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="pairs of pictures a step")
     parser.add_argument(
         "--model",
         metavar="FOLDER",
-        help="model whose VAE the ends are sent through, so that its blur is known; its size must "
-        "be the classifier's",
+        help="model whose VAE the ends are sent through, so that its blur is known, and which "
+        "imagines with --imagine; its size must be the classifier's",
     )
     parser.add_argument(
         "--start",
         metavar="FOLDER",
-        help="trained classifier to begin with, or the model that has one, such as 'bundled'",
+        help="trained classifier to begin with, or the model that has one: it knows what it knew, "
+        "and learns new words",
     )
     parser.add_argument(
         "--imagine",
         action="store_true",
         help="have the model imagine how each episode ends, and learn what such pictures are worth "
-        "(a second or so an episode and clip on a CPU); take episodes it was not trained on",
+        "(a second or so an episode and clip on a CPU, beside --minutes); take episodes it was not "
+        "trained on",
     )
     parser.add_argument(
         "--clips-per-step",
@@ -57,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="imagined clips of each instruction, as in planning (default: 1)",
     )
+    parser.add_argument("--device", default="auto", help="of the model: auto, cpu, cuda, ...")
     parser.add_argument("--held-out", type=float, default=0.1, help="share of scenes to judge by")
     parser.add_argument("--split-seed", type=int, default=0, help="the same as the model's")
     parser.add_argument("--limit", type=int, help="episodes to read at most")
@@ -80,16 +85,24 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.imagine and not args.model:
         raise ConfigError("--imagine asks a model: name it by --model")
-    start = SuccessModel.load(resolve(args.start), device="cpu") if args.start else None
-    if start is not None and args.size not in (None, start.net.config.size):
+    start = None
+    if args.start:
+        start = SuccessModel.load(resolve(args.start), device="cpu")
+        if start.folder.resolve() == args.output.resolve():
+            raise ConfigError(
+                f"--start and --output are both {args.output}: a stop could lose it; write the new "
+                "one into another folder"
+            )
+    size = args.size if start is None else start.net.config.size
+    if start is not None and args.size not in (None, size):
         raise ConfigError(
-            f"--size {args.size} is not that of the classifier in {args.start}, "
-            f"{start.net.config.size}: leave it out"
+            f"--size {args.size} is not that of the classifier in {args.start}, {size}: leave it "
+            "out"
         )
-    args.size = args.size if start is None else start.net.config.size
-    predictor, size = None, args.size or 64
+    predictor = None
     if args.model:
-        predictor, size = _predictor(args.model, args.size)
+        predictor, size = _predictor(args.model, size, args.device)
+    size = size or 64
     vae = None if predictor is None else predictor.model.vae
     work = args.output.with_name(f"{args.output.name}.run")
     config = SuccessConfig(size=size)
@@ -110,34 +123,44 @@ def run(args: argparse.Namespace) -> int:
         if predictor is not None and args.imagine:
             from aid_robot.planning.success.imagined import imagine_ends
 
+            known = {*examples.ids, *judged.ids}
             ends = imagine_ends(
                 predictor,
-                episodes,
+                [episode for episode in episodes if episode.id in known],
                 size,
                 work / "imagined",
                 source=_source(predictor),
                 clips_per_step=args.clips_per_step,
             )
+            if not ends:
+                raise ConfigError(
+                    f"no episode of {args.store} has an instruction to imagine: leave --imagine out"
+                )
             examples, judged = examples.with_imagined(ends), judged.with_imagined(ends)
+            del ends
+    predictor = vae = None  # memory for the training
     model = train(examples, config, settings, work, start)
+    facts: dict[str, Any] = {"episodes": len(examples)}
+    model.save(args.output, facts)
     figures = measure(model, judged)
-    model.save(args.output, {"figures": figures, "episodes": len(examples)})
+    model.save(args.output, {"figures": figures, **facts})
     print(json.dumps(figures, indent=1))
     weight = (args.output / "model.safetensors").stat().st_size
     print(f"wrote {args.output}, {weight / 1e6:.2f} MB")
     return 0
 
 
-def _predictor(folder: str, size: int | None) -> tuple[VideoForesight, int]:
+def _predictor(folder: str, size: int | None, device: str) -> tuple[VideoForesight, int]:
     """Load a model, and say the size of its frames, which the classifier's must be."""
     from aid_robot.foresight import VideoForesight
 
-    model = VideoForesight.from_pretrained(folder, dtype="float32")
+    model = VideoForesight.from_pretrained(folder, device=device, dtype="float32")
     height, width = model.model.config.height, model.model.config.width
     if height != width or size not in (None, height):
         raise ConfigError(
             f"{folder} makes frames of {height}x{width} and the classifier sees squares of "
-            f"{size or height}: leave --size out, and take a model of square frames"
+            f"{size or height}: take a model of square frames, and leave out --size or a --start "
+            "of another size"
         )
     return model, height
 

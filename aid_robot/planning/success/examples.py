@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -141,6 +142,13 @@ class Examples:
         if self.blurred is not None and kind < 0.5:
             return np.asarray(self.blurred[row])
         return np.asarray(self.frames[row, 1:])
+
+    def digest(self) -> str:
+        """Tell these examples from others."""
+        total = hashlib.sha256(repr(self.ids).encode())
+        for pictures in (self.frames, self.blurred, self.imagined):
+            total.update(b"none" if pictures is None else np.ascontiguousarray(pictures).data)
+        return total.hexdigest()
 
     def texts(self, rng: np.random.Generator, each: int = 12) -> Iterator[str]:
         """Yield wordings of random questions of all episodes, for a vocabulary."""

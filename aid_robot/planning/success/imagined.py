@@ -8,6 +8,7 @@ surer of them than they deserve.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def imagine_ends(
     with tqdm(total=len(asked), desc=bar, unit="episode") as progress:
         for start in range(0, len(asked), _CHUNK):
             chunk = asked[start : start + _CHUNK]
-            about = (source, size, clips_per_step, [(e.id, e.instruction) for e in chunk])
+            told = [(e.id, e.instruction, zlib.crc32(e.frames[0].tobytes())) for e in chunk]
+            about = (source, size, clips_per_step, told)
             path = folder / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.npy"
             if path.exists():
                 ends = _read(path, (len(chunk), ENDS, size, size, 3))
@@ -78,7 +80,11 @@ def imagine_ends(
 def _imagine(
     predictor: Predictor, episodes: Sequence[Episode], size: int, clips_per_step: int
 ) -> NDArray[np.uint8]:
-    starts = [(episode.frames[0], number) for number, episode in enumerate(episodes)]
+    given = predictor.num_conditioning_frames
+    # The first frame has stood still; one start has one noise, as it has in planning.
+    starts = [
+        (np.stack([e.frames[0]] * given), zlib.crc32((e.scene or e.id).encode())) for e in episodes
+    ]
     imagination = Imagination(predictor, starts, 1, clips_per_step)
     plans = [(number, (episode.instruction or "",)) for number, episode in enumerate(episodes)]
     imagination.add(plans)

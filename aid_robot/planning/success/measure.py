@@ -24,18 +24,23 @@ def measure(model: SuccessModel, examples: Examples, seed: int = 0) -> dict[str,
         "text": AUROC over questions whose answer is true, of which half has come about, against
         false ones; "families" of statements and instructions; "choice": how often the episode that
         was asked for scores best among those from the same start; "picture": the same for goals
-        given as a picture. Where ends were imagined, "imagined" has the same of these: what a
-        planner sees, with what truly came about.
+        given as a picture. Where ends were imagined, "imagined" has the same of these alone: what a
+        planner sees, with what truly came about; no episode runs backwards there or stands still.
+        None where nothing could be asked.
     """
-    found = _measure(model, examples, examples.frames[:, -1], seed, get_args(Order))
-    if examples.imagined is not None:
-        found["imagined"] = _measure(model, examples, examples.imagined[:, -1], seed, ("done",))
+    everything = range(len(examples))
+    found = _measure(model, examples, everything, examples.frames[:, -1], seed, get_args(Order))
+    if examples.imagined is not None and examples.is_imagined is not None:
+        rows = np.flatnonzero(examples.is_imagined).tolist()
+        last = examples.imagined[:, -1]
+        found["imagined"] = _measure(model, examples, rows, last, seed, ("done",))
     return found
 
 
 def _measure(
     model: SuccessModel,
     examples: Examples,
+    rows: Sequence[int],
     last_frames: NDArray[np.uint8],
     seed: int,
     orders: Sequence[Order],
@@ -45,8 +50,8 @@ def _measure(
     labels: list[bool] = []
     scenes: list[str] = []
     families: list[str] = []
-    for index, pairs in enumerate(examples.pairs):
-        for pair in pairs:
+    for index in rows:
+        for pair in examples.pairs[index]:
             if pair.order not in orders:
                 continue
             asked = [
@@ -66,6 +71,8 @@ def _measure(
             labels += [question.true for question in asked]
             families += [f"{question.family}" for question in asked]
             scenes += [examples.scenes[index]] * len(asked)
+    if not scores:
+        return {"text": None, "families": {}, "choice": None, "picture": None}
     found, answers = np.array(scores), np.array(labels)
     by_family = {}
     for family in sorted(set(families)):
@@ -80,17 +87,17 @@ def _measure(
             "scenes": len(set(scenes)),
         },
         "families": by_family,
-        **_choices(model, examples, last_frames),
+        **_choices(model, examples, rows, last_frames),
     }
 
 
 def _choices(
-    model: SuccessModel, examples: Examples, last_frames: NDArray[np.uint8]
+    model: SuccessModel, examples: Examples, rows: Sequence[int], last_frames: NDArray[np.uint8]
 ) -> Mapping[str, Any]:
     """Let each episode's goal choose among the episodes from the same start."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for index, scene in enumerate(examples.scenes):
-        groups[scene].append(index)
+    for index in rows:
+        groups[examples.scenes[index]].append(index)
     right: dict[str, list[float]] = {"text": [], "picture": []}
     chance: list[float] = []
     matched: list[float] = []

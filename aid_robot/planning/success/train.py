@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aid_robot.errors import ConfigError, TrainingError
+from aid_robot.interrupt import stop_requests
 from aid_robot.model.latents import to_pixels
 from aid_robot.planning.success.examples import ENDS, Examples, Order, Question
 from aid_robot.planning.success.model import SuccessConfig, SuccessModel, SuccessNet
@@ -88,7 +89,8 @@ def train(
         folder: Of the run's state.
         start: A trained classifier to begin with; its shape counts, and it learns new words.
 
-    Raises TrainingError where the loss is not finite; Ctrl-C saves the state first.
+    Raises TrainingError where the loss is not finite, or there are no words. Ctrl-C and SIGTERM
+    save the state first.
     """
     rng = np.random.default_rng(settings.seed)
     known = config.words
@@ -97,6 +99,8 @@ def train(
     if not known:
         found = Words.of(examples.texts(rng), config.max_words, least=2).words
         config = replace(config, words=tuple(dict.fromkeys((*config.words, *found))))
+    if not config.words:
+        raise TrainingError("no word occurs twice in what is asked of the episodes: read more")
     vocabulary = Words(config.words, config.max_words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -114,8 +118,7 @@ def train(
     facts = {
         "config": asdict(config),
         "settings": asdict(settings),
-        "n": len(examples),
-        "imagined": examples.imagined is not None,
+        "examples": examples.digest(),
         "start": None if start is None else digest_weights(start.net.state_dict()),
     }
     # As JSON gives it back, to be compared with that of a saved run.
@@ -125,38 +128,37 @@ def train(
     bar = tqdm(total=settings.steps, initial=step, desc="train", unit="step")
     losses: list[float] = []
     try:
-        while (progress := _progress(settings, step, elapsed)) < 1:
-            batch = draw_batch(examples, vocabulary, settings, step)
-            loss = _loss(net, batch, settings)
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the loss of step {step} is {loss.item()}: lower "
-                    f"learning_rate={settings.learning_rate:g} and train into another folder"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-            for group in optimizer.param_groups:
-                group["lr"] = (
-                    settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * progress))
-                )
-            optimizer.step()
-            step += 1
-            decay = min(_EMA, (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(average, list(net.parameters()), 1 - decay)
-            losses.append(loss.item())
-            elapsed = time.monotonic() - started
-            bar.update()
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{np.mean(losses[-100:]):.3f}", refresh=False)
-            if elapsed - saved > 120:
-                _save(folder, net, average, optimizer, recipe, step, elapsed)
-                saved = elapsed
-    except KeyboardInterrupt:
-        _save(folder, net, average, optimizer, recipe, step, elapsed)
-        raise
+        with stop_requests() as stop:
+            while (progress := _progress(settings, step, elapsed)) < 1:
+                batch = draw_batch(examples, vocabulary, settings, step)
+                loss = _loss(net, batch, settings)
+                if not torch.isfinite(loss):
+                    raise TrainingError(
+                        f"the loss of step {step} is {loss.item()}: lower "
+                        f"learning_rate={settings.learning_rate:g} and train into another folder"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+                warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+                falling = 0.5 * (1 + math.cos(math.pi * progress))
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * warmup * falling
+                optimizer.step()
+                step += 1
+                decay = min(_EMA, (1 + step) / (10 + step))
+                with torch.no_grad():
+                    torch._foreach_lerp_(average, list(net.parameters()), 1 - decay)
+                losses.append(loss.item())
+                elapsed = time.monotonic() - started
+                bar.update()
+                if step % 20 == 0:
+                    bar.set_postfix(loss=f"{np.mean(losses[-100:]):.3f}", refresh=False)
+                if elapsed - saved > 120 or stop():
+                    _save(folder, net, average, optimizer, recipe, step, elapsed)
+                    saved = elapsed
+                if stop():
+                    raise KeyboardInterrupt
     finally:
         bar.close()
     _save(folder, net, average, optimizer, recipe, step, elapsed)
