@@ -21,8 +21,9 @@ COLORS = (
 )
 GREY = (120, 120, 120)
 _INK, _FAINT, _PAPER = (40, 40, 40), (222, 222, 222), (255, 255, 255)
-_WIDTH, _HEIGHT, _SCALE = 560, 380, 2
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 40, 48
+_WIDTH, _PLOT, _SCALE = 560, 292, 2
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 44, 48
+_ROW = 16
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,20 @@ def draw_rates(
     curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, ticks: Sequence[float]
 ) -> Image.Image:
     """Draw lines over `ticks` on the x axis, and rates from 0 to 1 on the y axis."""
-    image = Image.new("RGB", (_WIDTH * _SCALE, _HEIGHT * _SCALE), _PAPER)
-    draw = ImageDraw.Draw(image)
     font, large = (ImageFont.load_default(size * _SCALE) for size in (11, 13))
+    key = _lay_key([curve.name for curve in curves], font)
+    # The key stands above the lines, wherever these go.
+    head = _TOP + _ROW * (1 + max(row for _, row in key))
+    height = head + _PLOT + _BOTTOM
+    image = Image.new("RGB", (_WIDTH * _SCALE, height * _SCALE), _PAPER)
+    draw = ImageDraw.Draw(image)
     low, high = min(ticks), max(ticks)
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (x - low) / ((high - low) or 1)
         return (
             _SCALE * (_LEFT + across * (_WIDTH - _LEFT - _RIGHT)),
-            _SCALE * (_TOP + (1 - y) * (_HEIGHT - _TOP - _BOTTOM)),
+            _SCALE * (head + (1 - y) * _PLOT),
         )
 
     for step in range(6):
@@ -64,7 +69,7 @@ def draw_rates(
     draw.text((_SCALE * _LEFT, 8 * _SCALE), title, _INK, large)
     draw.text((_SCALE * _LEFT, 24 * _SCALE), y_label, GREY, font)
     middle = _SCALE * (_LEFT + _WIDTH - _RIGHT) / 2
-    draw.text((middle, _SCALE * (_HEIGHT - 20)), x_label, _INK, font, anchor="mt")
+    draw.text((middle, _SCALE * (height - 20)), x_label, _INK, font, anchor="mt")
     for number, curve in enumerate(curves):
         color = curve.color or COLORS[number % len(COLORS)]
         points = [at(x, y) for x, y in zip(curve.x, curve.y, strict=True)]
@@ -72,11 +77,9 @@ def draw_rates(
         for x, y, bottom, top in zip(curve.x, curve.y, curve.low, curve.high, strict=False):
             draw.line([at(x, bottom), at(x, top)], fill=color, width=_SCALE)
             _draw_dot(draw, at(x, y), color)
-        row = _SCALE * (_TOP + 8 + 15 * number)
-        # The key stands where rates of success leave room: at the lower right.
-        right, row = _SCALE * (_WIDTH - _RIGHT - 8), row + _SCALE * _key_top(len(curves))
-        draw.text((right - 24 * _SCALE, row), curve.name, _INK, font, anchor="rm")
-        _draw_line(draw, [(right - 18 * _SCALE, row), (right, row)], color, curve.dashed)
+        begin, line = key[number][0], _SCALE * (_TOP + 4 + _ROW * key[number][1])
+        _draw_line(draw, [(begin, line), (begin + 18 * _SCALE, line)], color, curve.dashed)
+        draw.text((begin + 24 * _SCALE, line), curve.name, _INK, font, anchor="lm")
     return image
 
 
@@ -93,7 +96,7 @@ def draw_reliability(curves: Sequence[tuple[str, Sequence[ReliabilityBin]]]) -> 
         for name, parts in curves
     ]
     return draw_rates(
-        [*drawn, Curve("calibrated", [0, 1], [0, 1], color=GREY, dashed=True)],
+        [*drawn, Curve("scores that are rates", [0, 1], [0, 1], color=GREY, dashed=True)],
         title="Do scores say how often plans succeed?",
         x_label="score",
         y_label="rate of success, with 95 % intervals",
@@ -101,8 +104,19 @@ def draw_reliability(curves: Sequence[tuple[str, Sequence[ReliabilityBin]]]) -> 
     )
 
 
-def _key_top(count: int) -> int:
-    return _HEIGHT - _TOP - _BOTTOM - 15 * count - 12
+def _lay_key(
+    names: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[tuple[float, int]]:
+    """Give each name its left end [px] and its row, as many in a row as there is room for."""
+    found: list[tuple[float, int]] = []
+    left, row = float(_SCALE * _LEFT), 0
+    for name in names:
+        width = font.getlength(name) + 42 * _SCALE
+        if found and left + width > _SCALE * _WIDTH:
+            left, row = float(_SCALE * _LEFT), row + 1
+        found.append((left, row))
+        left += width
+    return found
 
 
 def _draw_dot(
