@@ -14,7 +14,7 @@ PACKAGE = ROOT / "aid_robot"
 
 # Each layer may import from itself and from those before it.
 LAYERS = [
-    {"errors", "extras"},
+    {"errors", "extras", "interrupt"},
     {"observation", "observation_layouts", "observation_pixels", "clip", "clip_drawing", "hub",
      "predictor"},
     {"model", "data"},

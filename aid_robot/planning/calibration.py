@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -254,28 +254,41 @@ def choose_threshold(best: ArrayLike, reachable: ArrayLike) -> float:
     return float(cuts[int(np.argmax(right))])
 
 
+class _Block(NamedTuple):
+    """Neighbouring scores of one rate."""
+
+    low: float
+    high: float
+    rate: float
+    count: float
+
+
 def _fit_isotonic(
     scores: FloatArray, outcomes: BoolArray
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Fit a rising step curve by pooling adjacent violators, as its corners."""
-    order = np.argsort(scores, kind="stable")
-    blocks: list[tuple[float, float, float]] = []  # mean score, mean outcome, count
-    for value in np.unique(scores[order]):
-        same = scores == value
-        blocks.append((float(value), float(outcomes[same].mean()), float(same.sum())))
-        while len(blocks) > 1 and blocks[-2][1] >= blocks[-1][1]:
-            right, left = blocks.pop(), blocks.pop()
-            count = left[2] + right[2]
-            blocks.append(
-                (
-                    (left[0] * left[2] + right[0] * right[2]) / count,
-                    (left[1] * left[2] + right[1] * right[2]) / count,
-                    count,
-                )
-            )
+    """Fit a rising step curve by pooling adjacent violators, as the ends of its steps."""
+    blocks = [
+        _Block(float(value), float(value), float(outcomes[same].mean()), float(same.sum()))
+        for value in np.unique(scores)
+        for same in [scores == value]
+    ]
     # A block of few outcomes is never quite sure.
-    rates = [(rate * count + 0.5) / (count + 1) for _, rate, count in blocks]
-    return tuple(block[0] for block in blocks), tuple(np.maximum.accumulate(rates).tolist())
+    softer = [b._replace(rate=(b.rate * b.count + 0.5) / (b.count + 1)) for b in _pool(blocks)]
+    ends = [(end, b.rate) for b in _pool(softer) for end in dict.fromkeys((b.low, b.high))]
+    return tuple(end for end, _ in ends), tuple(rate for _, rate in ends)
+
+
+def _pool(blocks: Sequence[_Block]) -> list[_Block]:
+    """Join neighbours until rates rise; their mean stays."""
+    pooled: list[_Block] = []
+    for block in blocks:
+        pooled.append(block)
+        while len(pooled) > 1 and pooled[-2].rate >= pooled[-1].rate:
+            right, left = pooled.pop(), pooled.pop()
+            count = left.count + right.count
+            rate = (left.rate * left.count + right.rate * right.count) / count
+            pooled.append(_Block(left.low, right.high, rate, count))
+    return pooled
 
 
 def _fit_platt(

@@ -102,7 +102,8 @@ def test_isotonic_fits_rise_and_keep_the_mean(rows) -> None:
         return
     fitted = Calibration.fit(scores, labels, method="isotonic")
     assert (np.diff(fitted.rates) >= 0).all()
-    assert np.mean(fitted(scores)) == pytest.approx(labels.mean(), abs=0.12)
+    # But for half an outcome of either kind that is added to each of the 9 blocks at most.
+    assert np.mean(fitted(scores)) == pytest.approx(labels.mean(), abs=4.5 / len(rows) + 1e-5)
 
 
 def test_intervals_are_of_clusters() -> None:
