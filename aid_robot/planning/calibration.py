@@ -260,7 +260,7 @@ class _Block(NamedTuple):
     low: float
     high: float
     rate: float
-    count: float
+    weight: float
 
 
 def _fit_isotonic(
@@ -273,7 +273,7 @@ def _fit_isotonic(
         for same in [scores == value]
     ]
     # A block of few outcomes is never quite sure.
-    softer = [b._replace(rate=(b.rate * b.count + 0.5) / (b.count + 1)) for b in _pool(blocks)]
+    softer = [b._replace(rate=(b.rate * b.weight + 0.5) / (b.weight + 1)) for b in _pool(blocks)]
     ends = [(end, b.rate) for b in _pool(softer) for end in dict.fromkeys((b.low, b.high))]
     return tuple(end for end, _ in ends), tuple(rate for _, rate in ends)
 
@@ -285,9 +285,9 @@ def _pool(blocks: Sequence[_Block]) -> list[_Block]:
         pooled.append(block)
         while len(pooled) > 1 and pooled[-2].rate >= pooled[-1].rate:
             right, left = pooled.pop(), pooled.pop()
-            count = left.count + right.count
-            rate = (left.rate * left.count + right.rate * right.count) / count
-            pooled.append(_Block(left.low, right.high, rate, count))
+            weight = left.weight + right.weight
+            rate = (left.rate * left.weight + right.rate * right.weight) / weight
+            pooled.append(_Block(left.low, right.high, rate, weight))
     return pooled
 
 
