@@ -56,7 +56,7 @@ ORACLE = "oracle"
 # Frames of an imagined clip that are kept for the scorers, the last among them.
 KEPT = 8
 DEFAULT_SCORERS = {
-    "text": ("success", "progress", "success+0.3*agreement"),
+    "text": ("success", "progress", "success+0.3*agreement", "success+words", "words"),
     "image": ("image:latent", "image:lpips", "image:clip", "success", "success+image:latent"),
 }
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from planning_scenes import Facts, Scene
+from planning_scenes import Scene
 
 from aid_robot.clip import Foresight
 from aid_robot.errors import AIDRobotError
@@ -23,6 +22,8 @@ from aid_robot.planning.calibration import (
     wilson,
 )
 from aid_robot.planning.choose import aggregate
+from aid_robot.planning.goals import Goal
+from aid_robot.planning.scorers.words import Words
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Outcome:
 
 
 def compare_without_foresight(scenes: Sequence[Scene]) -> dict[str, Any]:
-    matched = [s.facts.reaches_text[match_words(s.facts)] for s in scenes]
+    matched = [s.facts.reaches_text[match_words(s)] for s in scenes]
     direct = [s.facts.direct for s in scenes]
     return {
         "scenes": len(scenes),
@@ -58,19 +59,13 @@ def _mean_where(values: Sequence[bool], mask: Sequence[bool], wanted: bool) -> f
     return float(np.mean(some)) if some else None
 
 
-def match_words(facts: Facts) -> int:
+def match_words(scene: Scene) -> int:
     """Choose the plan whose words are most like the goal's, without foresight."""
-
-    def words(text: str) -> set[str]:
-        skip = {"the", "a", "is", "to", "of", "and", "it", "has", "than", "before", "in", "on"}
-        return set(re.findall(r"[a-z]+", text.lower())) - skip
-
-    goal = words(facts.text)
-    scores = []
-    for plan in facts.plans:
-        said = words(" ".join(plan))
-        scores.append(2 * len(goal & said) / max(1, len(goal) + len(said)))
-    return int(np.argmax(scores))
+    plans = [
+        Foresight(clip[None], 1, " -> ".join(plan), 1)  # it looks at none of the frames
+        for clip, plan in zip(scene.futures, scene.facts.plans, strict=True)
+    ]
+    return int(np.argmax(Words()(plans, Goal(text=scene.facts.text))))
 
 
 def judge(

@@ -92,6 +92,19 @@ def test_goal_text_by_a_whole_clip_prefers_the_picture_that_fits() -> None:
         GoalText(tiny.text_encoder, tiny.tokenizer)
 
 
+def test_words_find_the_plan_that_says_the_goal_and_no_more() -> None:
+    said = ("put the can in the pot", "open the drawer -> put the can in it", "push the pot left")
+    plans = [replace(moving(16, samples=2), instruction=text) for text in said]
+    scores = make_scorer("words")(plans, Goal(text="The can is in the pot."))
+    assert scores.shape == (3, 2)
+    assert scores[0, 0] == pytest.approx(0.8)  # 2 words of 2, of 3 that the plan says
+    assert list(np.argsort(-scores[:, 0])) == [0, 2, 1]
+    # Nothing that anybody says of a goal is shared, so all are worth the same.
+    assert not make_scorer("words")(plans, Goal(text="le tiroir est ouvert")).any()
+    with pytest.raises(ScoreError, match="'words' goes by a text"):
+        make_scorer("words")(plans, Goal())
+
+
 def test_agreement_needs_samples_that_end_alike() -> None:
     same, apart = moving(16, samples=3), moving(16, samples=3, jitter=7)
     scores = Agreement()([same, apart], Goal()).mean(1)

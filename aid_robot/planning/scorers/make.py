@@ -26,6 +26,7 @@ SCORERS: Mapping[str, str] = {
     "image:clip": "closeness to the goal's picture by the model's CLIP image tower",
     "text": "how well the goal's text fits the end by a whole CLIP, named as text:FOLDER-OR-ID",
     "agreement": "whether a plan's samples end alike; 2 samples or more",
+    "words": "whether the plan says what the goal says, without a look; a baseline, or a prior",
     "plausibility": "whether coloured things stay in being",
     "pic": "perceptual input conformity: 1 - LPIPS to the observation, over the clip",
     "judge": "votes of a vision-language model, named as judge:URL#MODEL",
@@ -85,6 +86,10 @@ def _make(name: str, model: str | os.PathLike[str] | VideoForesight, device: str
         from aid_robot.planning.scorers.samples import Agreement
 
         return Agreement()
+    if name == "words":
+        from aid_robot.planning.scorers.words import Words
+
+        return Words()
     if name == "plausibility":
         from aid_robot.planning.scorers.samples import Plausibility
 
