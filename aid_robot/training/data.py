@@ -14,9 +14,9 @@ from aid_robot.model.checkpoint import AID_FOLDER
 from aid_robot.model.config import AIDConfig
 from aid_robot.training.cache import IN_VIEW, Cache
 from aid_robot.training.config import DataConfig
-from aid_robot.training.samples import Sample, SampleDataset
+from aid_robot.training.samples import Sample, SampleDataset, knows_places
 from aid_robot.training.stages.stage import Stage
-from aid_robot.training.views import plain_view
+from aid_robot.training.views import PLACES, plain_view
 
 SPLIT = "split.json"
 
@@ -52,8 +52,8 @@ class TrainingData:
                 )
         return cls(store, config, tuple(sides[False]), tuple(sides[True]))
 
-    def chosen(self, side: Sequence[int], texts: bool) -> list[int]:
-        """Leave out what a stage that believes instructions can't use."""
+    def chosen(self, side: Sequence[int], texts: bool, places: bool = False) -> list[int]:
+        """Leave out what a stage that believes instructions, or points at things, can't use."""
         if not texts:
             return list(side)
         records = self.store.records
@@ -69,7 +69,16 @@ class TrainingData:
                 f"of the outcomes {list(self.config.outcomes)}; expected one at least: annotate "
                 "them, or change data.outcomes"
             )
-        return found
+        if not places:
+            return found
+        pointed = [index for index in found if knows_places(records[index].info)]
+        if found and not pointed:
+            raise DataFormatError(
+                f"none of {len(found)} episodes in {self.config.store} says where things are; "
+                f"expected '{PLACES}' in the info of one at least, as `aid-robot simulate` writes "
+                "them: leave out the stage 'ground'"
+            )
+        return pointed
 
     def write_split(self, folder: Path) -> None:
         """Say in a model's folder which episodes it has never seen."""
@@ -119,7 +128,7 @@ def training_clips(
     alternatives: int = 1,
 ) -> SampleDataset:
     """Cut the clips that a stage is trained on; a cache must be filled."""
-    indices = data.chosen(data.train, stage.texts)
+    indices = data.chosen(data.train, stage.texts, stage.places)
     pairs = data.config.augment if stage.captions else None
     cut = cut_of(data.config, stage, config, cached=cache is not None)
     if cache is None:
@@ -127,22 +136,25 @@ def training_clips(
         augment: Augmentation | None = data.config.augment
     else:
         views, augment = cache.views(data.store, indices), None
+    points = data.config.augment if stage.points else None
     return SampleDataset(
-        views, cut, augment=augment, pairs=pairs, alternatives=alternatives, seed=seed
-    )
+        views, cut, augment=augment, pairs=pairs, points=points, alternatives=alternatives,
+        seed=seed,
+    )  # fmt: skip
 
 
 def held_out_clips(
     data: TrainingData, stage: type[Stage], config: AIDConfig, count: int
 ) -> list[Sample]:
     """Choose the clips that a stage is judged by, from episodes that none is trained on."""
-    indices = data.chosen(data.held_out, stage.texts)
+    indices = data.chosen(data.held_out, stage.texts, stage.places)
     if not indices:
         return []
     views = [plain_view(data.store, i, data.store.records[i]) for i in indices]
     cut = cut_of(data.config, stage, config, cached=False)
     pairs = data.config.augment if stage.captions else None
-    return SampleDataset(views, cut, pairs=pairs).choose(count)
+    points = data.config.augment if stage.points else None
+    return SampleDataset(views, cut, pairs=pairs, points=points).choose(count)
 
 
 def cut_of(data: DataConfig, stage: type[Stage], config: AIDConfig, *, cached: bool) -> ClipConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -24,9 +24,9 @@ from aid_robot.data.clips import (
 )
 from aid_robot.data.episode import FloatArray, FrameSequence, UInt8Array
 from aid_robot.errors import DataFormatError
-from aid_robot.training.views import ALTERNATIVES, View
+from aid_robot.training.views import ALTERNATIVES, PLACES, ROLES, View
 
-_PAIR = 3
+_PAIR, _POINTED = 3, 4
 # Every so many-th row of alternatives is of free windows, so that clips which begin in the middle
 # of a motion are seen as well.
 _FREE = 4
@@ -42,6 +42,16 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
+class Pointed:
+    """An episode's first frame, its instruction, and where what that names is."""
+
+    frame: UInt8Array  # (H, W, 3)
+    instruction: str
+    # (2, 2): x, y in [0, 1] of each of `ROLES`; NaN where there is none or it is out of sight.
+    places: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class Sample(Clip):
     """A clip with what was computed of it before."""
 
@@ -54,6 +64,7 @@ class Sample(Clip):
     # The instruction's tokens and its states', (1 + S, T, D).
     text: FloatArray | None = None
     pair: Pair | None = None
+    pointed: Pointed | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +79,10 @@ class Batch:
     pair_frames: Tensor | None = None  # (B, H, W, 3) uint8
     captions: tuple[str, ...] = ()
     false_captions: tuple[str, ...] = ()
+    # Of those that know places, which may be fewer.
+    pointed_frames: Tensor | None = None  # (b, H, W, 3) uint8
+    pointed_texts: tuple[str, ...] = ()
+    pointed_places: Tensor | None = None  # (b, 2, 2)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -98,6 +113,7 @@ def collate_samples(samples: Sequence[Sample]) -> Batch:
         return torch.from_numpy(np.stack(parts).astype(np.float32, copy=False))
 
     pairs = [sample.pair for sample in samples if sample.pair is not None]
+    pointed = [sample.pointed for sample in samples if sample.pointed is not None]
     return Batch(
         clips=collate(samples),
         groups=tuple(sample.group for sample in samples),
@@ -107,6 +123,9 @@ def collate_samples(samples: Sequence[Sample]) -> Batch:
         pair_frames=torch.from_numpy(np.stack([pair.frame for pair in pairs])) if pairs else None,
         captions=tuple(pair.caption for pair in pairs),
         false_captions=tuple(pair.false_caption for pair in pairs),
+        pointed_frames=torch.from_numpy(np.stack([p.frame for p in pointed])) if pointed else None,
+        pointed_texts=tuple(p.instruction for p in pointed),
+        pointed_places=torch.from_numpy(np.stack([p.places for p in pointed])) if pointed else None,
     )
 
 
@@ -143,6 +162,7 @@ class SampleDataset(ClipDataset):
         config: What clips are cut.
         augment: How clips are varied that aren't cached.
         pairs: How pictures for captions are varied; None for no such pictures.
+        points: How first frames are varied in which things are pointed at; None for no such.
         alternatives: Clips in a row that show different futures of one start, where there are such,
             so that nothing but the instruction tells them apart.
         seed: Of everything that is drawn.
@@ -155,12 +175,13 @@ class SampleDataset(ClipDataset):
         *,
         augment: Augmentation | None = None,
         pairs: Augmentation | None = None,
+        points: Augmentation | None = None,
         alternatives: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__([view.episode for view in views], config, augment=augment, seed=seed)
         self._views = {view.episode.id: view for view in views}
-        self._pairs, self._row = pairs, alternatives
+        self._pairs, self._points, self._row = pairs, points, alternatives
         if alternatives > 1:
             self.fingerprint = f"{self.fingerprint}-{alternatives}"
         # Numbers of episodes that begin alike, of one version each.
@@ -179,7 +200,16 @@ class SampleDataset(ClipDataset):
         if self._pairs is not None:
             rng = np.random.default_rng([self.seed, number, _PAIR])
             pair = draw_pair(self._views[clip.episode], clip, rng, self._pairs, self.config.size)
-        return self._completed(clip, pair)
+        return self._completed(clip, pair, self._pointed(clip, [self.seed, number, _POINTED]))
+
+    def _pointed(self, clip: Clip, seed: Sequence[int] | None) -> Pointed | None:
+        """Draw where a clip's instruction points; without a seed, in the frame as it is."""
+        if self._points is None:
+            return None
+        view, look = self._views[clip.episode], Look()
+        if seed is not None:
+            look = self._points.draw(np.random.default_rng(list(seed)), clip.instruction)
+        return point_at(view, clip, look, self.config.size)
 
     def draw(self, number: int) -> tuple[Window, np.random.Generator]:
         """Draw a window; those of a row begin alike."""
@@ -221,10 +251,10 @@ class SampleDataset(ClipDataset):
                 rng = np.random.default_rng([self.seed, int(place), _PAIR])
                 view = self._views[clip.episode]
                 pair = draw_pair(view, clip, rng, None, self.config.size, contrast=True)
-            chosen.append(self._completed(clip, pair))
+            chosen.append(self._completed(clip, pair, self._pointed(clip, None)))
         return chosen
 
-    def _completed(self, clip: Clip, pair: Pair | None) -> Sample:
+    def _completed(self, clip: Clip, pair: Pair | None, pointed: Pointed | None) -> Sample:
         view, config = self._views[clip.episode], self.config
         span = slice(clip.start, clip.start + (config.num_given - 1) * config.stride + 1)
         given = view.given.get(clip.camera)
@@ -236,7 +266,37 @@ class SampleDataset(ClipDataset):
             image=None if image is None else image[clip.start : clip.start + 1][0],
             text=view.text_of(clip.instruction) if view.texts else None,
             pair=pair,
+            pointed=pointed,
         )
+
+
+def point_at(view: View, clip: Clip, look: Look, size: tuple[int, int] | None) -> Pointed | None:
+    """Point at what a clip's instruction names, in the first frame; None where nobody knows."""
+    if not clip.instruction or not knows_places(view.episode.info, clip.camera):
+        return None
+    known, places = view.episode.info[PLACES][clip.camera], np.full((len(ROLES), 2), np.nan)
+    try:
+        for number, role in enumerate(ROLES):
+            if role in known:
+                x, y = known[role]
+                places[number] = float(x), float(y)
+    except (TypeError, ValueError) as error:
+        raise DataFormatError(
+            f"episode '{clip.episode}' has {PLACES} in another form ({error!r}); expected "
+            '{"image_0": {"object": [x, y], "target": [x, y]}}, from 0, 0 at the top left to 1, 1'
+        ) from error
+    places = look.places(places.astype(np.float32))
+    places[~((places >= 0) & (places < 1)).all(1)] = np.nan
+    return Pointed(look.frames(view.plain[clip.camera][:1], size)[0], clip.instruction, places)
+
+
+def knows_places(info: Mapping[str, Any], camera: str | None = None) -> bool:
+    """Say whether a recording's info says where things are, in some camera or in this one."""
+    known = info.get(PLACES)
+    if not isinstance(known, Mapping):
+        return False
+    cameras = known if camera is None else [camera]
+    return any(isinstance(known.get(c), Mapping) and known[c] for c in cameras)
 
 
 def draw_pair(

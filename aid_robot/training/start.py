@@ -64,11 +64,12 @@ def first_model(recipe: Recipe, store: EpisodeStore, states: StatePredictor) -> 
     folder = resolve(model.start)
     if (folder / AID_FOLDER / AID_CONFIG).exists():
         return load_changed(folder, model, recipe.seed)
-    if "clip" in recipe.stages:
+    small = [name for name in ("ground", "clip") if name in recipe.stages]
+    if small:
         raise ConfigError(
             f"stages={list(recipe.stages)} would train the pretrained towers of "
-            f"model.start='{model.start}' on few pictures: leave out 'clip', which is for small "
-            "models"
+            f"model.start='{model.start}' on few pictures: leave out "
+            f"{' and '.join(repr(name) for name in small)}, for small models"
         )
     config = with_changes(preset(model.preset), model.config)
     return turn_output(from_svd(model.start, config, seed=recipe.seed), "v_prediction")

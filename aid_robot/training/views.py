@@ -17,6 +17,10 @@ from aid_robot.data.store.reader import StoreReader
 
 # Where a recording's info says which episodes begin alike, as the simulator's does.
 ALTERNATIVES = "alternatives_group"
+# Where it says what an instruction names in the first frame, as the simulator's does:
+# {camera: {role: [x, y]}}, from 0, 0 at the top left to 1, 1. Both roles may be missing.
+PLACES = "places"
+ROLES = ("object", "target")
 
 
 class Rows(Protocol):

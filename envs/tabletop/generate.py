@@ -6,6 +6,8 @@ What `Episode.info` of one holds:
     failure: None, or how it was made to go wrong.
     captions: Of the first frame ("start") and of the last ("end"): text, goal, and whether true.
     states: The scene at "start" and "end", `SceneState.to_json`.
+    places: Of the main camera's first frame: where the task's object and target are, from 0, 0 at
+        the top left to 1, 1.
     renderer: What drew the frames.
     alternatives_group: Common to all episodes from the very same start.
 """
@@ -24,7 +26,7 @@ from aid_robot.data import EncodedFrames, Episode
 from aid_robot.data.episode import FloatArray, UInt8Array
 from aid_robot.data.store.codecs import JpegCodec
 from aid_robot.envs.tabletop.captions import Caption, captions, describe_goal
-from aid_robot.envs.tabletop.env import FPS, TabletopEnv
+from aid_robot.envs.tabletop.env import CAMERAS, FPS, TabletopEnv
 from aid_robot.envs.tabletop.feasible import feasible
 from aid_robot.envs.tabletop.goals import goal_of, succeeded
 from aid_robot.envs.tabletop.language import paraphrases
@@ -32,10 +34,12 @@ from aid_robot.envs.tabletop.render import Kind
 from aid_robot.envs.tabletop.skills import make_actions
 from aid_robot.envs.tabletop.state import SceneState
 from aid_robot.envs.tabletop.tasks import FAILURES_OF, SKILLS, Failure, Skill, Task
+from aid_robot.envs.tabletop.view import see
 from aid_robot.errors import ConfigError, SimulationError
 
 # Frames at rest after a skill has ended.
 STILL_FRAMES = 2
+MAIN = CAMERAS[0]
 # Scenes that are drawn for one start, and those of them that must show all its skills.
 _MAX_SCENES, _PICKY_SCENES = 60, 8
 # Tasks that are tried for one alternative in one scene, and for each in all scenes.
@@ -292,6 +296,7 @@ class Generator:
                 "end": said(captions(played.after, rng, _NUM_CAPTIONS, played.before, goal)),
             },
             "states": {"start": played.before.to_json(), "end": played.after.to_json()},
+            "places": {MAIN: _places(task, played.before)} if MAIN in config.cameras else {},
             "renderer": self.facts.renderer,
             "alternatives_group": config.scene_of(start),
         }
@@ -321,6 +326,16 @@ class _Played:
     actions: FloatArray  # (T, 7)
     before: SceneState
     after: SceneState
+
+
+def _places(task: Task, scene: SceneState) -> dict[str, list[float]]:
+    """Say where the main camera sees what a task names."""
+    named = {"object": task.object, "target": task.target}
+    return {
+        role: ((1 + see(scene[name].position)) / 2).round(4).tolist()
+        for role, name in named.items()
+        if name in scene.names
+    }
 
 
 def _failures(task: Task, offered: Sequence[Task]) -> list[Failure]:

@@ -37,7 +37,10 @@ def square_episode(number: int, length: int = 10, side: int = 32, **fields: Any)
         "fps": 5.0,
         "outcome": "success",
         "scene": f"scene-{number}",
-        "info": {"captions": {"start": [], "end": captions}},
+        "info": {
+            "captions": {"start": [], "end": captions},
+            "places": {"image_0": {"object": [(left + 4) / side, (top + 4) / side]}},
+        },
         **fields,
     }
     return Episode(videos={"image_0": ArrayFrames(frames)}, **fields)

@@ -31,7 +31,8 @@ def tiny_clips(name: StageName = "prior", count: int = 4) -> SampleDataset:
         views.append(View(episode, number, 0, episode.videos))
     kind = STAGE_CLASSES[name]
     cut = ClipConfig(4, 1, (32, 32)) if kind.whole_clips else ClipConfig(1, 0, (32, 32))
-    return SampleDataset(views, cut, pairs=Augmentation() if kind.captions else None)
+    pairs, points = (Augmentation() if on else None for on in (kind.captions, kind.points))
+    return SampleDataset(views, cut, pairs=pairs, points=points)
 
 
 def tiny_stage(name: StageName = "prior", model: AIDModel | None = None, **config: Any) -> Stage:

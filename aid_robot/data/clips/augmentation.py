@@ -92,6 +92,17 @@ class Look:
             frames = cv2.LUT(flat, self.levels[None]).reshape(frames.shape)
         return frames
 
+    def places(self, places: FloatArray) -> FloatArray:
+        """Say where places (n, 2) of a picture come to lie: x, y from 0 at the top left to 1.
+
+        Those that are cut away are outside that range.
+        """
+        corner = np.array([self.left, self.top]) * (1 - self.zoom)
+        moved: FloatArray = ((places - corner) / self.zoom).astype(places.dtype)
+        if self.mirrored:
+            moved[:, 0] = 1 - moved[:, 0]
+        return moved
+
     def actions(self, actions: FloatArray) -> FloatArray:
         """Mirror actions (n, 7), or states: y, roll and yaw change sign."""
         return actions * _MIRRORED if self.mirrored else actions

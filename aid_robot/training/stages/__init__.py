@@ -9,12 +9,14 @@ from aid_robot.model.states import StatePredictor
 from aid_robot.training.config import StageConfig, StageName
 from aid_robot.training.stages.aid import AIDStage
 from aid_robot.training.stages.clip import CLIPStage
+from aid_robot.training.stages.ground import GroundStage
 from aid_robot.training.stages.prior import PriorStage
 from aid_robot.training.stages.stage import Stage
 from aid_robot.training.stages.vae import VAEStage
 
 STAGE_CLASSES: Mapping[StageName, type[Stage]] = {
     "vae": VAEStage,
+    "ground": GroundStage,
     "clip": CLIPStage,
     "prior": PriorStage,
     "aid": AIDStage,
@@ -34,5 +36,5 @@ def make_stage(
     return STAGE_CLASSES[name](model, config, states, cached=cached, embedded=embedded)
 
 
-__all__ = ["STAGE_CLASSES", "AIDStage", "CLIPStage", "PriorStage", "Stage", "VAEStage",
-           "make_stage"]  # fmt: skip
+__all__ = ["STAGE_CLASSES", "AIDStage", "CLIPStage", "GroundStage", "PriorStage", "Stage",
+           "VAEStage", "make_stage"]  # fmt: skip

@@ -19,10 +19,11 @@ from aid_robot.training.draft import draft_loss, drafted_frames, teaching_head
 from aid_robot.training.losses import contrastive_loss
 from aid_robot.training.noise import Noise
 from aid_robot.training.samples import Batch, other_instructions
+from aid_robot.training.stages.ground import make_pointer, pointing_loss
 from aid_robot.training.stages.stage import Figures, Frames, Stage
 
-# Weight of the contrastive loss beside the draft's.
-_CONTRAST = 0.2
+# Weights of the contrastive loss and of pointing beside the draft's.
+_CONTRAST, _POINTING = 0.2, 0.1
 
 
 class _Contrast(nn.Module):
@@ -40,12 +41,14 @@ class _Contrast(nn.Module):
 class CLIPStage(Stage):
     """Train the towers by contrast of pictures and captions, and by a draft of the whole clip.
 
-    The draft is drawn from DQFormer's tokens, which therefore trains too.
+    The draft is drawn from DQFormer's tokens, which therefore trains too. Where episodes say where
+    things are, the towers go on pointing at them.
     """
 
     name = "clip"
     texts = True
     captions = True
+    points = True
 
     used = ("vae", "image_encoder", "text_encoder", "condition_encoder")
 
@@ -63,6 +66,7 @@ class CLIPStage(Stage):
         self.contrast = _Contrast(
             model.text_encoder.config.hidden_size, model.image_encoder.config.projection_dim
         )
+        self.pointer = make_pointer(model)
 
     def trained_names(self) -> set[str]:
         return self.names_of("image_encoder", "text_encoder") | {
@@ -73,7 +77,8 @@ class CLIPStage(Stage):
 
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
         frames = drafted_frames(noise, self.model.config)
-        return self._draft(batch, frames).mean() + _CONTRAST * self._contrast(batch)
+        loss = self._draft(batch, frames).mean() + _CONTRAST * self._contrast(batch)
+        return loss + _POINTING * pointing_loss(self.pointer, self.model, batch)
 
     def _draft(self, batch: Batch, frames: Frames = slice(None)) -> Tensor:
         instructions = [text or "-" for text in batch.clips.instructions]

@@ -50,6 +50,9 @@ class Stage(nn.Module, ABC):
     texts: ClassVar[bool] = False
     # Whether it learns pictures with captions.
     captions: ClassVar[bool] = False
+    # Whether it learns where things are that instructions name, and whether from such alone.
+    points: ClassVar[bool] = False
+    places: ClassVar[bool] = False
     # Whether it can take the outputs of frozen towers from a cache.
     embeddings: ClassVar[bool] = False
     # The parts of the model that the loss is computed with.

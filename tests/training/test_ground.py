@@ -1,0 +1,114 @@
+"""Towers point at what an instruction names, wherever a varied picture shows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aid_robot.data.clips import Augmentation, ClipConfig, Look
+from aid_robot.errors import DataFormatError
+from aid_robot.training.config import DataConfig
+from aid_robot.training.data import TrainingData, training_clips
+from aid_robot.training.noise import Noise
+from aid_robot.training.samples import SampleDataset, collate_samples
+from aid_robot.training.stages.clip import CLIPStage
+from aid_robot.training.stages.ground import GroundStage, place_loss
+from aid_robot.training.views import View
+from tests.tiny import tiny_config
+from tests.training.episodes import COLOURS, square_episode, square_store
+from tests.training.tiny_stage import tiny_clips, tiny_stage
+
+ONE_FRAME = ClipConfig(1, 0, (32, 32))
+
+
+def clips_of(count: int, points: Augmentation, **fields: Any) -> SampleDataset:
+    episodes = [square_episode(number, **fields) for number in range(count)]
+    views = [View(episode, n, 0, episode.videos) for n, episode in enumerate(episodes)]
+    return SampleDataset(views, ONE_FRAME, points=points, seed=3)
+
+
+def test_places_follow_the_picture() -> None:
+    """However a frame is cut and mirrored, the place that is told shows the named colour."""
+    wild = Augmentation(crop=0.8, mirror=0.5, brightness=0, contrast=0, colour=0)
+    clips = clips_of(12, wild)
+    seen = hidden = 0
+    for number in range(60):
+        pointed = clips[number].pointed
+        assert pointed is not None
+        x, y = pointed.places[0]
+        if np.isnan(x):
+            hidden += 1
+            continue
+        colour = next(c for name, c in COLOURS.items() if name in pointed.instruction)
+        pixel = pointed.frame[int(y * 32), int(x * 32)].astype(int)
+        assert np.abs(pixel - colour).max() < 60, (pointed.instruction, pixel)
+        seen += 1
+    assert seen > 30
+    assert hidden, "what is cut away has no place"
+    places = collate_samples([clips[0]]).pointed_places
+    assert places is not None
+    assert places[:, 1].isnan().all(), "it goes nowhere that has a name"
+
+
+def test_a_frame_as_it_is_keeps_its_places() -> None:
+    pointed = clips_of(4, Augmentation(crop=0.5)).choose(4)
+    for number, sample in enumerate(pointed):
+        assert sample.pointed is not None
+        told = square_episode(number).info["places"]["image_0"]["object"]
+        assert sample.pointed.places[0] == pytest.approx(told)
+
+
+def test_a_look_moves_places_as_it_moves_pixels() -> None:
+    look = Look(zoom=0.5, top=1.0, left=0.0, mirrored=True)
+    assert look.places(np.array([[0.25, 0.75], [0.0, 0.5]], np.float32)) == pytest.approx(
+        np.array([[0.5, 0.5], [1.0, 0.0]])
+    )
+
+
+def test_the_loss_asks_for_known_places_alone() -> None:
+    logits = torch.zeros(1, 2, 16)
+    logits[0, 0, 6] = 9  # row 1, column 2
+    near = torch.tensor([[[0.625, 0.375], [torch.nan, torch.nan]]])
+    far = torch.tensor([[[0.125, 0.875], [torch.nan, torch.nan]]])
+    assert place_loss(logits, near) < 0.1
+    assert place_loss(logits, far) > 5
+    assert place_loss(logits, torch.full((1, 2, 2), torch.nan)) == 0
+
+
+def test_what_is_found_is_measured_against_another_text() -> None:
+    stage = tiny_stage("ground")
+    assert isinstance(stage, GroundStage)
+    figures = stage(collate_samples([tiny_clips("ground")[n] for n in range(4)]), task="measure")
+    assert set(figures) == {"found", "found_by_the_next_text"}
+    assert all(((values >= 0) & (values <= 1)).all() for values in figures.values())
+
+
+def test_clips_without_places_still_train_the_towers() -> None:
+    stage = tiny_stage("clip")
+    assert isinstance(stage, CLIPStage)
+    clips = tiny_clips("clip")
+    samples = [replace(clips[number], pointed=None) for number in range(2)]
+    batch = collate_samples(samples)
+    assert batch.pointed_frames is None
+    stage(batch, Noise(0, 0, 2)).backward()
+    # No process may wait for a gradient that another one lacks.
+    assert all(p.grad is not None and not p.grad.any() for p in stage.pointer.parameters())
+
+
+def test_a_store_that_knows_no_places_is_refused(tmp_path: Path) -> None:
+    store = square_store(tmp_path, info={})
+    data = TrainingData.open(DataConfig(store=str(store), held_out=0.3))
+    with pytest.raises(DataFormatError, match=r"none of \d+ .* leave out the stage 'ground'"):
+        training_clips(data, GroundStage, tiny_config(), None, 0)
+
+
+@pytest.mark.parametrize("places", [{"object": [0.5]}, {"object": "left"}, {"target": [[1, 2], 3]}])
+def test_places_in_another_form_are_named(places: dict[str, Any]) -> None:
+    clips = clips_of(1, Augmentation(), info={"places": {"image_0": places}})
+    with pytest.raises(DataFormatError, match=r"'square-0' has places in another form"):
+        clips[0]
