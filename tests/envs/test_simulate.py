@@ -28,6 +28,7 @@ from aid_robot.envs.tabletop.language import parse
 from aid_robot.envs.tabletop.simulate import ATTRIBUTE, Summary, simulate
 from aid_robot.envs.tabletop.state import SceneState
 from aid_robot.envs.tabletop.tasks import SKILLS, Task
+from aid_robot.envs.tabletop.view import see
 from aid_robot.errors import AIDRobotError, ConfigError, SimulationError
 
 # Small frames that no graphics library is needed for.
@@ -99,6 +100,21 @@ def test_outcomes_are_true(store: EpisodeStore) -> None:
         task = Task.from_json(episode.info["task"])
         assert succeeded(task, *states(episode.info)) == (episode.outcome == "success")
         assert (episode.info["failure"] is None) == (episode.outcome == "success")
+
+
+def test_the_gripper_goes_to_the_place_of_what_is_moved(store: EpisodeStore) -> None:
+    reached = 0
+    for episode in store:
+        before, _ = states(episode.info)
+        task, known = Task.from_json(episode.info["task"]), episode.info["places"]["image_0"]
+        named = {"object": task.object, "target": task.target}
+        assert set(known) == {role for role, name in named.items() if name in before.names}
+        if episode.outcome == "success" and task.object in before.names:
+            assert episode.state is not None
+            seen = (1 + see(np.asarray(episode.state)[:, :3])) / 2
+            assert np.linalg.norm(seen - known["object"], axis=1).min() < 0.15
+            reached += 1
+    assert reached > 1
 
 
 def test_captions_are_true_of_their_frame(store: EpisodeStore) -> None:

@@ -100,7 +100,7 @@ def test_it_goes_by_a_picture(trained: SuccessModel) -> None:
         assert scores.argmax() == wanted
 
 
-def test_what_is_saved_is_what_was_trained(trained: SuccessModel) -> None:
+def test_what_is_saved_is_what_was_trained(trained: SuccessModel, tmp_path: Path) -> None:
     again = SuccessModel.load(trained.folder)
     before, after = picture(START)[None], picture(5)[None]
     texts = list(WAYS)
@@ -109,6 +109,10 @@ def test_what_is_saved_is_what_was_trained(trained: SuccessModel) -> None:
     )
     facts = json.loads((trained.folder / "config.json").read_text())
     assert facts["figures"]["text"]["questions"] > 0
+    # Of questions of one kind all answers may be alike.
+    trained.save(tmp_path, {"families": [{"auroc": float("nan")}]})
+    assert "NaN" not in (tmp_path / "config.json").read_text()
+    SuccessModel.load(tmp_path)
 
 
 def test_a_calibration_beside_it_is_used(trained: SuccessModel, tmp_path: Path) -> None:

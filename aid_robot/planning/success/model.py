@@ -123,6 +123,15 @@ class SuccessNet(nn.Module):
         return logits
 
 
+def _plain(value: Any) -> Any:
+    """Write null for what could not be measured: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _waves(side: int, width: int) -> Tensor:
     """Return positions (side x side, width) as sines and cosines of rows and of columns.
 
@@ -271,7 +280,7 @@ class SuccessModel:
         }
         save_file(tensors, folder / WEIGHTS)
         record = {"model": asdict(self.net.config), **(facts or {})}
-        (folder / CONFIG).write_text(json.dumps(record, indent=1) + "\n")
+        (folder / CONFIG).write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
 
     @property
     def device(self) -> torch.device:
