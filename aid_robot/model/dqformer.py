@@ -85,7 +85,8 @@ class _DecomposedLayer(nn.Module):
         self.feed_forward = _FeedForward(width)
 
     def forward(self, hidden: Tensor, text: Tensor, states: Tensor) -> Tensor:
-        hidden = self.text_attention(self.self_attention(hidden), text)
+        """Read the texts with queries that have seen each other, by `self_attention`."""
+        hidden = self.text_attention(hidden, text)
         result: Tensor = self.feed_forward(self.state_attention(hidden, states))
         return result
 
@@ -146,14 +147,19 @@ class DQFormer(nn.Module):
             nn.Linear(2 * context_dim, context_dim) if both and dq.join == "channels" else None
         )
 
-    def forward(self, text: Tensor, states: Tensor, image: Tensor) -> MCondition:
+    def forward(
+        self, text: Tensor, states: Tensor, image: Tensor, frames: list[int] | None = None
+    ) -> MCondition:
         """Build the context.
 
         Args:
             text: Tokens of the instruction (t1), (B, T, text_dim).
             states: Tokens of its states (t2), (B, S, T, text_dim).
             image: Tokens of the first frame (v), (B, P, image_dim).
+            frames: Those of the N frames whose context is wanted, for a fraction of the work; all
+                of them by default, as the temporal context needs.
         """
+        count = self.num_frames if frames is None else len(frames)
         text, states, image = self.text_in(text), self.text_in(states), self.image_in(image)
         batch_size = text.shape[0]
         if self.join_channels is not None and text.shape[1] != self.tokens_per_frame:
@@ -163,25 +169,31 @@ class DQFormer(nn.Module):
             )
         if not self.enabled:
             plain = self.context_out(torch.cat([text, image], dim=1))
-            return MCondition(plain[:, None].expand(-1, self.num_frames, -1, -1), plain)
+            return MCondition(plain[:, None].expand(-1, count, -1, -1), plain)
         groups: list[Tensor] = []
         shared = text
         if len(self.multimodal):
             for layer in self.multimodal:
                 shared = layer(shared, image)
             shared = self.context_out(self.multimodal_norm(shared))  # (B, T, C)
-            groups.append(shared[:, None].expand(-1, self.num_frames, -1, -1))
+            groups.append(shared[:, None].expand(-1, count, -1, -1))
         if len(self.decomposed):
             if not self.reads_states:
                 states = text[:, None]
             elif self.state_index is not None:
                 states = states + self.state_index
             states = states.flatten(1, 2)  # (B, S*T, width)
-            hidden = self.queries.expand(batch_size, -1, -1)  # (B, N*Nt, width)
+            hidden = self.queries[None]  # (1, N*Nt, width): they first see each other alone
             for layer in self.decomposed:
+                assert isinstance(layer, _DecomposedLayer)
+                hidden = layer.self_attention(hidden).expand(batch_size, -1, -1)
+                if frames is not None and layer is self.decomposed[-1]:
+                    # Nothing after this goes from one frame to another.
+                    by_frame = hidden.unflatten(1, (self.num_frames, self.tokens_per_frame))
+                    hidden = by_frame[:, frames].flatten(1, 2)
                 hidden = layer(hidden, text, states)
             hidden = self.context_out(self.decomposed_norm(hidden))
-            groups.append(hidden.unflatten(1, (self.num_frames, self.tokens_per_frame)))
+            groups.append(hidden.unflatten(1, (count, self.tokens_per_frame)))
         if self.join_channels is not None:
             spatial = self.join_channels(torch.cat(groups, dim=3))  # (B, N, T, C)
         else:

@@ -57,6 +57,20 @@ def test_what_each_branch_depends_on() -> None:
     assert moved(run(dqformer, text=0.5)) == (True, True)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_layers": 2}, {"multimodal": False}, {"decomposed": False}, {"enabled": False},
+     {"join": "channels", "tokens_per_frame": T}],
+)  # fmt: skip
+def test_some_frames_have_the_context_that_they_have_among_all(settings: dict[str, object]) -> None:
+    dqformer, generator = build(**settings), torch.Generator().manual_seed(0)
+    parts = [torch.randn(B, *shape, generator=generator) for shape in ((T, C), (S, T, C), (P, C))]
+    with torch.no_grad():
+        full, some = dqformer(*parts), dqformer(*parts, frames=[3, 1])
+    assert some.spatial.shape[1] == 2
+    assert torch.allclose(some.spatial, full.spatial[:, [3, 1]], atol=1e-6)
+
+
 def test_branches_depth_and_width_by_config() -> None:
     assert run(build(decomposed=False)).spatial.shape == (B, N, T, C)
     alone = run(build(multimodal=False))

@@ -85,12 +85,13 @@ class CLIPStage(Stage):
         first = batch.clips.frames[:, 0].cpu().numpy()
         states = [self.states(f, text) for f, text in zip(first, instructions, strict=True)]
         tokens = self.model.encode_towers(self.pixels(batch)[:, 0], instructions, states)
-        context = self.model.condition_encoder.dqformer(*tokens)
+        known = range(self.model.config.num_frames)[frames] if isinstance(frames, slice) else frames
+        context = self.model.condition_encoder.dqformer(*tokens, frames=list(known))
         given = self.latents_of(batch, slice(self.model.config.num_conditioning_frames))
         head = self.model.condition_encoder.draft or self.head
         assert head is not None
         return draft_loss(
-            *(head, self.model, context.spatial[:, frames], given),
+            *(head, self.model, context.spatial, given),
             self.latents_of(batch, frames),
             self.weight_of(batch)[:, frames],
         )
