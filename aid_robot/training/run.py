@@ -248,7 +248,7 @@ class Run:
         # The heads that a stage before has trained, in this run or in the one that it goes on from.
         places = [self.folder_of("clip"), *([start.parent] if start else [])]
         extras = [place / EXTRAS for place in places if (place / EXTRAS).exists()]
-        if name in ("clip", "aid") and extras:
+        if name in ("ground", "clip", "aid") and extras:
             known = stage.state_dict()
             fitting = {
                 key: tensor
@@ -292,11 +292,11 @@ class Run:
             tuned_base=_tunes(name, config, model),
         )
         self.data.write_split(fresh)
+        if start is not None and (start.parent / EXTRAS).exists():
+            # Those of stages before are for the stages after this one.
+            extras = load_file(start.parent / EXTRAS) | extras
         if extras:
             save_file({key: t.contiguous() for key, t in extras.items()}, folder / EXTRAS)
-        elif start is not None and (start.parent / EXTRAS).exists():
-            # For the stages after this one.
-            shutil.copy(start.parent / EXTRAS, folder / EXTRAS)
         shutil.rmtree(folder / MODEL, ignore_errors=True)
         fresh.rename(folder / MODEL)
         done = {

@@ -80,10 +80,12 @@ def test_the_towers_go_on_from_a_run_with_the_heads_that_it_trained(
     changes = [
         f"data.store={debug_run.store}",
         f"model.start={debug_run.folder / 'clip' / 'model'}",
-        "stages=['clip']",
-        "clip.steps=1",
-        "clip.batch_size=2",
-        "clip.learning_rate=1e-12",
+        "stages=['ground', 'clip']",
+        *(
+            f"{stage}.{what}"
+            for stage in ("ground", "clip")
+            for what in ("steps=1", "batch_size=2", "learning_rate=1e-12")
+        ),
     ]
     train(load_recipe("bundled_more", changes), tmp_path / "more", device="cpu")
     before = load_file(debug_run.folder / "clip" / "extras.safetensors")
@@ -104,7 +106,7 @@ def test_a_finished_run_is_not_run_again(debug_run: DebugRun) -> None:
 def test_a_kill_changes_nothing(debug_run: DebugRun, tmp_path: Path) -> None:
     """Killed amid the prior, and run again: every weight is that of a run that wasn't stopped."""
     folder = tmp_path / "run"
-    for stage in ("vae", "clip"):
+    for stage in ("vae", "ground", "clip"):
         shutil.copytree(debug_run.folder / stage, folder / stage)
     process = subprocess.Popen([sys.executable, "-m", *command(debug_run, folder)])
     began = time.monotonic()
