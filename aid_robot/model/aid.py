@@ -193,14 +193,20 @@ class AIDModel:
         Returns:
             t1 (B, T, D), t2 (B, S, T, D) and v (B, P, D).
         """
+        return (*self.encode_texts(instructions, states), self.encode_first(pixels))
+
+    def encode_texts(
+        self, instructions: Sequence[str], states: Sequence[Sequence[str]]
+    ) -> tuple[Tensor, Tensor]:
+        """Run the text tower alone: t1 (B, T, D) and t2 (B, S, T, D)."""
         count = len(instructions)
         flat_states = [state for group in states for state in group]
         texts = encode_text(self.text_encoder, self.tokenizer, [*instructions, *flat_states])
-        return (
-            texts[:count],
-            texts[count:].unflatten(0, (count, self.config.num_states)),
-            encode_image(self.image_encoder, pixels, self.config),
-        )
+        return texts[:count], texts[count:].unflatten(0, (count, self.config.num_states))
+
+    def encode_first(self, pixels: Tensor) -> Tensor:
+        """Run the image tower alone on first frames in [-1, 1], (B, 3, H, W): v, (B, P, D)."""
+        return encode_image(self.image_encoder, pixels, self.config)
 
     def null_text(self) -> tuple[Tensor, Tensor]:
         """Encode the null instruction: t1 (1, T, D) and t2 (1, S, T, D)."""

@@ -83,7 +83,7 @@ class ConditionEncoder(nn.Module):
             else None
         )
         self.draft = (
-            DraftHead.sized(context_dim, latent_channels, latent_size)
+            DraftHead.sized(context_dim, latent_channels, latent_size, config.draft_layers)
             if config.conditioning_fill == "draft"
             else None
         )

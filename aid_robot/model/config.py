@@ -87,6 +87,9 @@ class DQFormerConfig:
     join: ContextJoin = "tokens"
     # [our reading] Tell the states apart by a learned embedding.
     state_embedding: bool = True
+    # Point at what the instruction names, and say by two tokens more where that is; for models
+    # whose towers were trained to (stage `ground`). Not part of the paper.
+    pointing: bool = False
 
     def __post_init__(self) -> None:
         _check_choices(self, join=ContextJoin)
@@ -167,6 +170,8 @@ class AIDConfig:
     # given one plus a learned token that starts at zero; or, not part of the paper, a draft
     # regressed from DQFormer's context, to which the UNet adds what is missing.
     conditioning_fill: ConditioningFill = "learned"
+    # Layers in which a frame's tokens see each other before the draft is drawn from them.
+    draft_layers: int = 0
     # [our reading] What DQFormer sees of the image: CLIP's pooled embedding or its patch tokens.
     image_tokens: ImageTokens = "patches"
     # [our reading] The null instruction: the empty string's embedding, or zeros.
@@ -227,6 +232,13 @@ class AIDConfig:
             raise ConfigError(f"noise_aug_strength={self.noise_aug_strength} must not be negative")
         if self.num_states < 1:
             raise ConfigError(f"num_states={self.num_states} must be at least 1")
+        if self.draft_layers < 0:
+            raise ConfigError(f"draft_layers={self.draft_layers} must not be negative")
+        if self.dqformer.pointing and self.image_tokens != "patches":
+            raise ConfigError(
+                f"dqformer.pointing points at patches, but image_tokens='{self.image_tokens}': "
+                "use image_tokens='patches'"
+            )
         if self.temporal_context == "multimodal" and not self.dqformer.multimodal:
             raise ConfigError(
                 "temporal_context='multimodal' needs dqformer.multimodal; "

@@ -6,7 +6,9 @@ Two branches (AID, ICCV 2025, section 3.2):
 - decomposed:  Q' = CrossAttn(q = SelfAttn(Q), kv = t1);  FFN(CrossAttn(q = Q', kv = t2)), with Q
   learned, one group of tokens for each frame.
 
-Residuals and layer norms are around every step; the paper's formulas leave them out.
+Residuals and layer norms are around every step; the paper's formulas leave them out. With
+`pointing`, which is not part of the paper, two tokens of every group say where what the instruction
+names is (`aid_robot/model/pointer.py`).
 Shapes: B clips, N frames, T text tokens, S states, P image tokens, Nt query tokens a frame,
 C context width.
 """
@@ -19,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from aid_robot.errors import ConfigError
-from aid_robot.model.adapters import attend
+from aid_robot.model.attention import Attention, FeedForward
 from aid_robot.model.config import AIDConfig
+from aid_robot.model.pointer import PlaceTokens, Pointer
 
 
 class MCondition(NamedTuple):
@@ -30,45 +33,12 @@ class MCondition(NamedTuple):
     temporal: Tensor  # (B, tokens, C)
 
 
-class _Attention(nn.Module):
-    """Pre-norm attention with a residual; self-attention where no source is given."""
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.norm = nn.LayerNorm(width)
-        self.to_q = nn.Linear(width, width)
-        self.to_k = nn.Linear(width, width)
-        self.to_v = nn.Linear(width, width)
-        self.to_out = nn.Linear(width, width)
-
-    def forward(self, query: Tensor, source: Tensor | None = None) -> Tensor:
-        normed = self.norm(query)
-        source = normed if source is None else source
-        attended = attend(self.to_q(normed), self.to_k(source), self.to_v(source), self.num_heads)
-        result: Tensor = query + self.to_out(attended)
-        return result
-
-
-class _FeedForward(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.net = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        result: Tensor = hidden + self.net(self.norm(hidden))
-        return result
-
-
 class _MultimodalLayer(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.self_attention = _Attention(width, num_heads)
-        self.image_attention = _Attention(width, num_heads)
-        self.feed_forward = _FeedForward(width)
+        self.self_attention = Attention(width, num_heads)
+        self.image_attention = Attention(width, num_heads)
+        self.feed_forward = FeedForward(width)
 
     def forward(self, hidden: Tensor, image: Tensor) -> Tensor:
         hidden = self.image_attention(self.self_attention(hidden), image)
@@ -79,10 +49,10 @@ class _MultimodalLayer(nn.Module):
 class _DecomposedLayer(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.self_attention = _Attention(width, num_heads)
-        self.text_attention = _Attention(width, num_heads)
-        self.state_attention = _Attention(width, num_heads)
-        self.feed_forward = _FeedForward(width)
+        self.self_attention = Attention(width, num_heads)
+        self.text_attention = Attention(width, num_heads)
+        self.state_attention = Attention(width, num_heads)
+        self.feed_forward = FeedForward(width)
 
     def forward(self, hidden: Tensor, text: Tensor, states: Tensor) -> Tensor:
         """Read the texts with queries that have seen each other, by `self_attention`."""
@@ -146,6 +116,9 @@ class DQFormer(nn.Module):
         self.join_channels = (
             nn.Linear(2 * context_dim, context_dim) if both and dq.join == "channels" else None
         )
+        # Last, so that what is before has the weights of a seed whether it points or not.
+        self.pointer = Pointer(text_dim, image_dim) if dq.pointing else None
+        self.places = PlaceTokens(image_dim, context_dim) if dq.pointing else None
 
     def forward(
         self, text: Tensor, states: Tensor, image: Tensor, frames: list[int] | None = None
@@ -160,6 +133,9 @@ class DQFormer(nn.Module):
                 of them by default, as the temporal context needs.
         """
         count = self.num_frames if frames is None else len(frames)
+        places = None
+        if self.pointer is not None and self.places is not None:
+            places = self.places(self.pointer(text, image), image)  # (B, 2, C)
         text, states, image = self.text_in(text), self.text_in(states), self.image_in(image)
         batch_size = text.shape[0]
         if self.join_channels is not None and text.shape[1] != self.tokens_per_frame:
@@ -169,7 +145,7 @@ class DQFormer(nn.Module):
             )
         if not self.enabled:
             plain = self.context_out(torch.cat([text, image], dim=1))
-            return MCondition(plain[:, None].expand(-1, count, -1, -1), plain)
+            return _with_places(plain[:, None].expand(-1, count, -1, -1), plain, places)
         groups: list[Tensor] = []
         shared = text
         if len(self.multimodal):
@@ -199,7 +175,14 @@ class DQFormer(nn.Module):
         else:
             spatial = torch.cat(groups, dim=2)  # (B, N, T + Nt, C)
         temporal = shared if self.temporal_context == "multimodal" else spatial[:, 0]
+        return _with_places(spatial, temporal, places)
+
+
+def _with_places(spatial: Tensor, temporal: Tensor, places: Tensor | None) -> MCondition:
+    if places is None:
         return MCondition(spatial, temporal)
+    of_frames = places[:, None].expand(-1, spatial.shape[1], -1, -1)
+    return MCondition(torch.cat([spatial, of_frames], dim=2), torch.cat([temporal, places], dim=1))
 
 
 def _projection(in_features: int, out_features: int) -> nn.Module:

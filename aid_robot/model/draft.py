@@ -13,10 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aid_robot.model.adapters import attend
+from aid_robot.model.attention import Attention, FeedForward
 from aid_robot.model.positions import sine_places
 
 # Side, in latent pixels, from which it draws patches.
 _LARGE = 16
+
+
+class _Mixing(nn.Module):
+    """The tokens of a frame see each other."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads if width % heads == 0 else 1)
+        self.feed_forward = FeedForward(width)
+        last = self.feed_forward.net[-1]
+        assert isinstance(last, nn.Linear)
+        for linear in (self.attention.to_out, last):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mixed: Tensor = self.feed_forward(self.attention(tokens))
+        return mixed
 
 
 class DraftHead(nn.Module):
@@ -32,6 +51,7 @@ class DraftHead(nn.Module):
         patch: int = 1,
         width: int = 128,
         heads: int = 4,
+        layers: int = 0,
     ) -> None:
         super().__init__()
         self.heads, self.patch = heads, patch
@@ -41,6 +61,8 @@ class DraftHead(nn.Module):
             nn.GELU(),
             nn.Conv2d(width, width, 3, padding=1),
         )
+        # What a frame shows follows from its time and from places together.
+        self.mix = nn.ModuleList(_Mixing(context_dim, heads) for _ in range(layers))
         self.tokens_norm = nn.LayerNorm(context_dim)
         self.to_q, self.to_out = nn.Linear(width, width), nn.Linear(width, width)
         self.to_k, self.to_v = nn.Linear(context_dim, width), nn.Linear(context_dim, width)
@@ -54,14 +76,16 @@ class DraftHead(nn.Module):
         )
 
     @classmethod
-    def sized(cls, context_dim: int, channels: int, size: tuple[int, int]) -> DraftHead:
+    def sized(
+        cls, context_dim: int, channels: int, size: tuple[int, int], layers: int = 0
+    ) -> DraftHead:
         """Build the head for latents of a size, from a seed of its own."""
         height, width = size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             # At half the resolution it costs a quarter, and still is fine enough to teach.
             patch = 2 if min(size) >= _LARGE and not (height % 2 or width % 2) else 1
-            return cls(context_dim, channels, patch)
+            return cls(context_dim, channels, patch, layers=layers)
 
     def forward(self, context: Tensor, given: Tensor) -> Tensor:
         """Draw what is denoised.
@@ -78,7 +102,10 @@ class DraftHead(nn.Module):
         height, width = given.shape[-2:]
         query = query + sine_places((height, width), query.shape[-1]).to(query)
         query = query.repeat_interleave(frames, dim=0)  # (B*N, h*w, E)
-        tokens = self.tokens_norm(context.flatten(0, 1))  # (B*N, T, D)
+        tokens = context.flatten(0, 1)  # (B*N, T, D)
+        for layer in self.mix:
+            tokens = layer(tokens)
+        tokens = self.tokens_norm(tokens)
         attended = attend(self.to_q(self.norm(query)), self.to_k(tokens), self.to_v(tokens),
                           self.heads)  # fmt: skip
         hidden = query + self.to_out(attended)

@@ -16,7 +16,8 @@ def teaching_head(model: AIDModel) -> DraftHead | None:
     if model.condition_encoder.draft is not None:
         return None
     _, channels, height, width = model.latent_shape
-    return DraftHead.sized(model.unet.config.cross_attention_dim, channels, (height, width))
+    width_of_context, layers = model.unet.config.cross_attention_dim, model.config.draft_layers
+    return DraftHead.sized(width_of_context, channels, (height, width), layers)
 
 
 def drafted_frames(noise: Noise, config: AIDConfig) -> list[int]:

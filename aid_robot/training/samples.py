@@ -24,7 +24,8 @@ from aid_robot.data.clips import (
 )
 from aid_robot.data.episode import FloatArray, FrameSequence, UInt8Array
 from aid_robot.errors import DataFormatError
-from aid_robot.training.views import ALTERNATIVES, PLACES, ROLES, View
+from aid_robot.model.pointer import ROLES
+from aid_robot.training.views import ALTERNATIVES, PLACES, View
 
 _PAIR, _POINTED = 3, 4
 # Every so many-th row of alternatives is of free windows, so that clips which begin in the middle
@@ -140,6 +141,14 @@ def first(batch: Batch, count: int) -> Batch:
     return Batch(**{name: cut(part) for name, part in vars(batch).items()})
 
 
+def distinct(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Return those of frames (B, H, W, 3) that differ, and which of them each frame is, (B,)."""
+    known: dict[bytes, int] = {}
+    rows = [known.setdefault(row.tobytes(), len(known)) for row in frames.cpu().numpy()]
+    firsts = [rows.index(number) for number in range(len(known))]
+    return frames[firsts], torch.tensor(rows, device=frames.device)
+
+
 def other_instructions(some: Batch, batch: Batch) -> Batch:
     """Give each clip the instruction of another that has a different one.
 
@@ -200,7 +209,9 @@ class SampleDataset(ClipDataset):
         if self._pairs is not None:
             rng = np.random.default_rng([self.seed, number, _PAIR])
             pair = draw_pair(self._views[clip.episode], clip, rng, self._pairs, self.config.size)
-        return self._completed(clip, pair, self._pointed(clip, [self.seed, number, _POINTED]))
+        # A row of clips that begin alike looks alike.
+        look = [self.seed, number // self._row, _POINTED]
+        return self._completed(clip, pair, self._pointed(clip, look))
 
     def _pointed(self, clip: Clip, seed: Sequence[int] | None) -> Pointed | None:
         """Draw where a clip's instruction points; without a seed, in the frame as it is."""
@@ -223,7 +234,8 @@ class SampleDataset(ClipDataset):
             return window, rng
         order = of_row.permutation(self._alike[group])
         episode = int(order[place % len(order)])
-        return self.opening(episode, first.camera), rng
+        # One camera and one look for all of them, so that the towers see one picture.
+        return self.opening(episode, first.camera), of_row
 
     def choose(self, count: int) -> list[Sample]:
         """Choose windows spaced evenly over all videos, the same ones every time.

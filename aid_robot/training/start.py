@@ -42,9 +42,9 @@ from aid_robot.training.tables import build, merge
 # What stages have trained beside the model.
 EXTRAS = "extras.safetensors"
 # Fields of AIDConfig that don't change what weights an AID part has, or mean; `turn_output` and
-# `_refill` see to the last two.
+# `_refit` see to the last three.
 _LOOSE = {"sampling", "fps", "motion_bucket_id", "noise_aug_strength", "given_frames", "tuned_base",
-          "prediction_type", "conditioning_fill"}  # fmt: skip
+          "prediction_type", "conditioning_fill", "draft_layers"}  # fmt: skip
 
 
 def first_config(wanted: ModelConfig) -> AIDConfig:
@@ -108,11 +108,13 @@ def load_changed(folder: Path, wanted: ModelConfig, seed: int = 0) -> AIDModel:
     old = load_config(folder)
     new = with_changes(old, wanted.config)
     before, after = old.to_dict(), new.to_dict()
+    for config in (before, after):
+        config["dqformer"].pop("pointing")
     fits = all(before[name] == after[name] for name in before if name not in _LOOSE)
     if fits and not wanted.fresh_aid:
         model = load_model(folder)
-        if new.conditioning_fill != old.conditioning_fill:
-            _refill(model, new, folder)
+        if _fitted(old) != _fitted(new):
+            _refit(model, new, folder)
         set_config(model, new)
         return turn_output(model, old.prediction_type)
     if not (folder / "unet").is_dir():
@@ -137,23 +139,30 @@ def turn_output(model: AIDModel, before: PredictionType) -> AIDModel:
     return model
 
 
-def _refill(model: AIDModel, config: AIDConfig, folder: Path) -> None:
-    """Fill the frames to predict in another way; what else the AID part has learned stays.
+def _fitted(config: AIDConfig) -> tuple[object, ...]:
+    return config.conditioning_fill, config.draft_layers, config.dqformer.pointing
 
-    A head that taught the towers becomes the draft, and the UNet begins with nothing to add to it.
+
+def _refit(model: AIDModel, config: AIDConfig, folder: Path) -> None:
+    """Fill the frames to predict in another way, or point; what the AID part has learned stays.
+
+    Heads that taught the towers become the draft and the pointer, and where a draft is new the UNet
+    begins with nothing to add to it.
     """
     parts = {name: part for name, part in model.modules.items() if name != "condition_encoder"}
-    encoder = build_condition_encoder(config, **parts)
-    weights = model.condition_encoder.state_dict()
-    if encoder.draft is not None:
-        if (folder.parent / EXTRAS).exists():
-            heads = load_file(folder.parent / EXTRAS)
-            weights |= {
-                name.replace("head.", "draft.", 1): tensor
-                for name, tensor in heads.items()
-                if name.startswith("head.")
-            }
+    old, encoder = model.condition_encoder, build_condition_encoder(config, **parts)
+    weights = old.state_dict()
+    heads = load_file(folder.parent / EXTRAS) if (folder.parent / EXTRAS).exists() else {}
+    becomes = {"pointer.": "dqformer.pointer."} if old.dqformer.pointer is None else {}
+    if encoder.draft is not None and old.draft is None:
+        becomes["head."] = "draft."
         silence(model)
+    for before, after in becomes.items():
+        weights |= {
+            after + name.removeprefix(before): tensor
+            for name, tensor in heads.items()
+            if name.startswith(before)
+        }
     own = encoder.state_dict()
     fitting = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
     encoder.load_state_dict(fitting, strict=False)

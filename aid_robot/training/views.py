@@ -20,7 +20,6 @@ ALTERNATIVES = "alternatives_group"
 # Where it says what an instruction names in the first frame, as the simulator's does:
 # {camera: {role: [x, y]}}, from 0, 0 at the top left to 1, 1. Both roles may be missing.
 PLACES = "places"
-ROLES = ("object", "target")
 
 
 class Rows(Protocol):

@@ -12,14 +12,16 @@ import torch
 
 from aid_robot.data.clips import Augmentation, ClipConfig, Look
 from aid_robot.errors import DataFormatError
+from aid_robot.model.config import DQFormerConfig
 from aid_robot.training.config import DataConfig
 from aid_robot.training.data import TrainingData, training_clips
 from aid_robot.training.noise import Noise
-from aid_robot.training.samples import SampleDataset, collate_samples
+from aid_robot.training.samples import SampleDataset, collate_samples, distinct
+from aid_robot.training.stages.aid import AIDStage
 from aid_robot.training.stages.clip import CLIPStage
 from aid_robot.training.stages.ground import GroundStage, place_loss
 from aid_robot.training.views import View
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, tiny_model
 from tests.training.episodes import COLOURS, square_episode, square_store
 from tests.training.tiny_stage import tiny_clips, tiny_stage
 
@@ -88,16 +90,73 @@ def test_what_is_found_is_measured_against_another_text() -> None:
     assert all(((values >= 0) & (values <= 1)).all() for values in figures.values())
 
 
+def test_a_model_s_own_pointer_is_taught() -> None:
+    model = tiny_model(dqformer=DQFormerConfig(num_attention_heads=2, pointing=True))
+    stage = tiny_stage("ground", model)
+    assert isinstance(stage, GroundStage)
+    assert stage.pointer is None
+    assert not any(name.startswith("pointer.") for name in stage.state_dict())
+    names = {name for name in stage.trained if name.startswith("condition_encoder.")}
+    assert names
+    assert all(name.startswith("condition_encoder.dqformer.pointer.") for name in names)
+    batch = collate_samples([tiny_clips("ground")[number] for number in range(2)])
+    stage(batch, Noise(0, 0, 2)).backward()
+    assert all(parameter.grad is not None for parameter in stage.trained.values())
+
+
+@pytest.mark.parametrize("train_towers", [True, False])
+def test_towers_that_train_go_on_pointing(train_towers: bool) -> None:
+    model = tiny_model(dqformer=DQFormerConfig(num_attention_heads=2, pointing=True))
+    stage = tiny_stage("aid", model, train_towers=train_towers)
+    assert isinstance(stage, AIDStage)
+    batch, noise = (
+        collate_samples([tiny_clips("aid")[number] for number in range(2)]),
+        Noise(0, 0, 2),
+    )
+    further = stage.condition(batch, noise, stage.latents_of(batch))[1]
+    assert bool(further > 0) == train_towers
+
+
+def test_a_row_of_alternatives_shows_one_picture() -> None:
+    """What begins alike looks alike, so that it is encoded once."""
+    look = Augmentation(crop=0.3, mirror=0.5)
+    episodes = [
+        replace(square_episode(number), info=square_episode(0).info | {"alternatives_group": "a"})
+        for number in range(4)
+    ]
+    first = episodes[0].videos["image_0"][:1]
+    episodes = [
+        replace(e, videos={"image_0": np.concatenate([first, e.videos["image_0"][1:]])})
+        for e in episodes
+    ]
+    views = [View(episode, n, 0, episode.videos) for n, episode in enumerate(episodes)]
+    clips = SampleDataset(
+        views, ClipConfig(4, 1, (32, 32)), augment=look, points=look, alternatives=4, seed=3
+    )
+    rows = [[clips[row * 4 + place] for place in range(4)] for row in range(3)]
+    for row in rows:
+        batch = collate_samples(row)
+        assert batch.pointed_frames is not None
+        for frames in (batch.clips.frames[:, 0], batch.pointed_frames):
+            different, places = distinct(frames)
+            assert len(different) == 1
+            assert different[places].equal(frames)
+        assert len({sample.instruction for sample in row}) > 1
+    looks = [row[0].frames[0].tobytes() for row in rows]
+    assert len(set(looks)) > 1, "another row, another look"
+
+
 def test_clips_without_places_still_train_the_towers() -> None:
     stage = tiny_stage("clip")
     assert isinstance(stage, CLIPStage)
-    clips = tiny_clips("clip")
+    clips, pointer = tiny_clips("clip"), stage.pointer
+    assert pointer is not None
     samples = [replace(clips[number], pointed=None) for number in range(2)]
     batch = collate_samples(samples)
     assert batch.pointed_frames is None
     stage(batch, Noise(0, 0, 2)).backward()
     # No process may wait for a gradient that another one lacks.
-    assert all(p.grad is not None and not p.grad.any() for p in stage.pointer.parameters())
+    assert all(p.grad is not None and not p.grad.any() for p in pointer.parameters())
 
 
 def test_a_store_that_knows_no_places_is_refused(tmp_path: Path) -> None:

@@ -98,6 +98,24 @@ def test_a_model_that_begins_to_draft_keeps_what_it_has_learned(debug_run: Debug
     assert new.unet.conv_in.weight.equal(old.unet.conv_in.weight)
 
 
+@torch.no_grad()
+def test_a_model_that_begins_to_point_keeps_what_it_has_learned(debug_run: DebugRun) -> None:
+    """The pointer that taught its towers becomes its own; the draft gets layers that do nothing."""
+    old = load_model(debug_run.model)
+    wanted = {"dqformer": {"pointing": True}, "conditioning_fill": "draft", "draft_layers": 1}
+    new = load_changed(debug_run.model, ModelConfig(config=wanted))
+    assert aid_part(new).equal(aid_part(old))
+    taught, pointer = (
+        load_file(debug_run.model.parent / EXTRAS),
+        new.condition_encoder.dqformer.pointer,
+    )
+    assert pointer is not None
+    for name, tensor in pointer.state_dict().items():
+        assert tensor.equal(taught[f"pointer.{name}"])
+    assert new.condition_encoder.draft is not None
+    assert len(new.condition_encoder.draft.mix) == 1
+
+
 @pytest.mark.parametrize(("keeps_towers", "whole"), [(True, False), (False, True)])
 def test_nothing_that_was_trained_is_lost(tmp_path: Path, keeps_towers: bool, whole: bool) -> None:
     """On a base that is named, the AID part alone is saved, unless more was trained."""

@@ -20,6 +20,7 @@ from aid_robot.training.draft import draft_loss, drafted_frames, teaching_head
 from aid_robot.training.noise import Noise
 from aid_robot.training.samples import Batch, first, other_instructions
 from aid_robot.training.stages.diffusion import DiffusionStage
+from aid_robot.training.stages.ground import POINTING, pointing_loss
 from aid_robot.training.stages.stage import Figures, psnr_by_clip, tiled
 
 
@@ -27,12 +28,14 @@ class AIDStage(DiffusionStage):
     """Train AID on the frozen prior and VAE: adapters, cross-attention, DQFormer, mask or draft.
 
     `trains="full"` trains the whole UNet instead of adapters, `train_towers` also the image and
-    text towers, and `auxiliary_weight` goes on with what the stage `clip` began.
+    text towers, which go on pointing, and `auxiliary_weight` goes on with what the stage `clip`
+    began.
     """
 
     name = "aid"
     texts = True
     embeddings = True
+    points = True
 
     used = ("unet", "vae", "image_encoder", "text_encoder", "condition_encoder")
 
@@ -83,6 +86,8 @@ class AIDStage(DiffusionStage):
                 weight[:, frames],
             )
             further = self.config.auxiliary_weight * draft.mean()
+        if self.config.train_towers and self.model.condition_encoder.dqformer.pointer is not None:
+            further = further + POINTING * pointing_loss(None, self.model, batch)
         return condition, further
 
     def full_condition(self, batch: Batch, given: Tensor) -> Condition:

@@ -18,12 +18,17 @@ from aid_robot.training.config import StageConfig
 from aid_robot.training.draft import draft_loss, drafted_frames, teaching_head
 from aid_robot.training.losses import contrastive_loss
 from aid_robot.training.noise import Noise
-from aid_robot.training.samples import Batch, other_instructions
-from aid_robot.training.stages.ground import make_pointer, pointing_loss
+from aid_robot.training.samples import Batch, distinct, other_instructions
+from aid_robot.training.stages.ground import (
+    POINTING,
+    found_shares,
+    pointing_loss,
+    teaching_pointer,
+)
 from aid_robot.training.stages.stage import Figures, Frames, Stage
 
-# Weights of the contrastive loss and of pointing beside the draft's.
-_CONTRAST, _POINTING = 0.2, 0.1
+# Weight of the contrastive loss beside the draft's.
+_CONTRAST = 0.2
 
 
 class _Contrast(nn.Module):
@@ -66,7 +71,7 @@ class CLIPStage(Stage):
         self.contrast = _Contrast(
             model.text_encoder.config.hidden_size, model.image_encoder.config.projection_dim
         )
-        self.pointer = make_pointer(model)
+        self.pointer = teaching_pointer(model)
 
     def trained_names(self) -> set[str]:
         return self.names_of("image_encoder", "text_encoder") | {
@@ -78,15 +83,23 @@ class CLIPStage(Stage):
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
         frames = drafted_frames(noise, self.model.config)
         loss = self._draft(batch, frames).mean() + _CONTRAST * self._contrast(batch)
-        return loss + _POINTING * pointing_loss(self.pointer, self.model, batch)
+        return loss + POINTING * pointing_loss(self.pointer, self.model, batch)
 
     def _draft(self, batch: Batch, frames: Frames = slice(None)) -> Tensor:
         instructions = [text or "-" for text in batch.clips.instructions]
-        first = batch.clips.frames[:, 0].cpu().numpy()
-        states = [self.states(f, text) for f, text in zip(first, instructions, strict=True)]
-        tokens = self.model.encode_towers(self.pixels(batch)[:, 0], instructions, states)
+        first = batch.clips.frames[:, 0]
+        states = [
+            self.states(frame, text)
+            for frame, text in zip(first.cpu().numpy(), instructions, strict=True)
+        ]
+        # Rows of clips that begin alike show the towers the same picture.
+        different, places = distinct(first)
+        text, state_tokens = self.model.encode_texts(instructions, states)
+        image = self.model.encode_first(to_pixels(different))[places]
         known = range(self.model.config.num_frames)[frames] if isinstance(frames, slice) else frames
-        context = self.model.condition_encoder.dqformer(*tokens, frames=list(known))
+        context = self.model.condition_encoder.dqformer(
+            text, state_tokens, image, frames=list(known)
+        )
         given = self.latents_of(batch, slice(self.model.config.num_conditioning_frames))
         head = self.model.condition_encoder.draft or self.head
         assert head is not None
@@ -141,7 +154,7 @@ class CLIPStage(Stage):
         }
         if known.any():
             figures["true_over_false_caption"] = right.cpu()[known].float().numpy()
-        return figures
+        return figures | found_shares(self.pointer, self.model, batch)
 
 
 class _Gather(torch.autograd.Function):

@@ -19,7 +19,7 @@ from aid_robot.model.latents import encode, to_pixels
 from aid_robot.model.states import StatePredictor
 from aid_robot.training.config import StageConfig, StageName
 from aid_robot.training.noise import Noise
-from aid_robot.training.samples import Batch
+from aid_robot.training.samples import Batch, distinct
 
 # What a validation measured, by clip: name -> (B,).
 Figures: TypeAlias = dict[str, FloatArray]
@@ -149,9 +149,13 @@ class Stage(nn.Module, ABC):
         """Return unscaled latents of the clips' frames (B, N, C, h, w), cached or computed."""
         if batch.clips.latents is not None:
             return batch.clips.latents[:, frames]
+        # Clips that begin alike share frames, and short ones repeat their last.
+        chosen = batch.clips.frames[:, frames]
+        different, places = distinct(chosen.flatten(0, 1))
         with torch.no_grad():
-            pixels = to_pixels(batch.clips.frames[:, frames])
-            return encode(self.model.vae, pixels, chunk_size=64).float()
+            latents = encode(self.model.vae, to_pixels(different)[None], chunk_size=64)[0].float()
+        of_all: Tensor = latents[places].unflatten(0, chosen.shape[:2])
+        return of_all
 
     def weight_of(self, batch: Batch) -> Tensor:
         """Return which frames count, (B, N): real ones that are to be predicted."""
