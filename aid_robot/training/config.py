@@ -12,13 +12,13 @@ from typing import Any, Literal
 from aid_robot.data.clips import Augmentation
 from aid_robot.errors import ConfigError
 
-StageName = Literal["vae", "ground", "clip", "prior", "aid"]
+StageName = Literal["vae", "ground", "clip", "draft", "prior", "aid"]
 Precision = Literal["fp32", "bf16"]
 CacheWhere = Literal["store", "memory", "none"]
 Weighting = Literal["windows", "sqrt", "episodes"]
 Trains = Literal["aid", "full", "decoder"]
 
-STAGES: tuple[StageName, ...] = ("vae", "ground", "clip", "prior", "aid")
+STAGES: tuple[StageName, ...] = ("vae", "ground", "clip", "draft", "prior", "aid")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class DataConfig:
     weighting: Weighting = "sqrt"
     # Windows that change less, in grey levels a frame, are left out.
     min_motion: float = 0.0
-    # Outcomes whose instructions are believed, by `ground`, `clip` and `aid`; "" is an unlabelled
-    # one. `vae` and `prior` also learn from what went wrong.
+    # Outcomes whose instructions are believed; "" is an unlabelled one. `vae` and `prior` believe
+    # none, and also learn from what went wrong.
     outcomes: tuple[str, ...] = ("success", "demo", "")
     # Share of scenes that is held out, and the seed that draws them.
     held_out: float = 0.1
@@ -190,6 +190,7 @@ STAGE_DEFAULTS: Mapping[StageName, Mapping[str, Any]] = {
     "vae": {"learning_rate": 2e-3, "warmup_steps": 50, "ema_decay": 0.998},
     "ground": {"batch_size": 64, "learning_rate": 1e-3, "ema_decay": 0.998, "train_towers": True},
     "clip": {"batch_size": 64, "learning_rate": 1e-3, "train_towers": True},
+    "draft": {"learning_rate": 1e-3, "ema_decay": 0.998},
     "prior": {"learning_rate": 1e-3},
     "aid": {"learning_rate": 1e-3},
 }

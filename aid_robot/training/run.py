@@ -246,9 +246,13 @@ class Run:
             embedded=cache is not None and cache.embeddings,
         )
         # The heads that a stage before has trained, in this run or in the one that it goes on from.
-        places = [self.folder_of("clip"), *([start.parent] if start else [])]
+        places = [
+            self.folder_of("draft"),
+            self.folder_of("clip"),
+            *([start.parent] if start else []),
+        ]
         extras = [place / EXTRAS for place in places if (place / EXTRAS).exists()]
-        if name in ("ground", "clip", "aid") and extras:
+        if name in ("ground", "clip", "draft", "aid") and extras:
             known = stage.state_dict()
             fitting = {
                 key: tensor

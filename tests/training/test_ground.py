@@ -117,6 +117,13 @@ def test_towers_that_train_go_on_pointing(train_towers: bool) -> None:
     assert bool(further > 0) == train_towers
 
 
+def test_a_draft_leaves_the_pointer_where_the_towers_were_taught() -> None:
+    model = tiny_model(dqformer=DQFormerConfig(num_attention_heads=2, pointing=True))
+    trained = tiny_stage("draft", model).trained
+    assert any(name.startswith("condition_encoder.dqformer.places.") for name in trained)
+    assert not any(".pointer." in name for name in trained)
+
+
 def test_a_row_of_alternatives_shows_one_picture() -> None:
     """What begins alike looks alike, so that it is encoded once."""
     look = Augmentation(crop=0.3, mirror=0.5)

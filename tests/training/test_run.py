@@ -106,7 +106,7 @@ def test_a_finished_run_is_not_run_again(debug_run: DebugRun) -> None:
 def test_a_kill_changes_nothing(debug_run: DebugRun, tmp_path: Path) -> None:
     """Killed amid the prior, and run again: every weight is that of a run that wasn't stopped."""
     folder = tmp_path / "run"
-    for stage in ("vae", "ground", "clip"):
+    for stage in ("vae", "ground", "clip", "draft"):
         shutil.copytree(debug_run.folder / stage, folder / stage)
     process = subprocess.Popen([sys.executable, "-m", *command(debug_run, folder)])
     began = time.monotonic()

@@ -41,6 +41,7 @@ def weights(stage: Stage) -> dict[str, Tensor]:
         ("vae", {}, {"vae"}),
         ("ground", {}, TOWERS | {"pointer"}),
         ("clip", {}, TOWERS | {"condition_encoder", "head", "contrast", "pointer"}),
+        ("draft", {}, {"condition_encoder", "head"}),
         ("prior", {}, {"unet"}),
         ("prior", {"train_towers": True}, {"unet", "image_encoder"}),
         ("aid", {}, {"unet", "condition_encoder"}),
@@ -123,7 +124,7 @@ def test_a_better_decoder_leaves_latents_as_they_are(tmp_path: Path) -> None:
     assert dict(stage.model.vae.config) == config, "and so is their scale"
 
 
-@pytest.mark.parametrize("name", ["vae", "ground", "clip", "prior", "aid"])
+@pytest.mark.parametrize("name", ["vae", "ground", "clip", "draft", "prior", "aid"])
 def test_a_stage_learns(name: StageName) -> None:
     """Twenty steps on two clips must lower the loss on them."""
     model = tiny_model(sizes=SMALL)

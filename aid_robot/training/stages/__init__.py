@@ -9,6 +9,7 @@ from aid_robot.model.states import StatePredictor
 from aid_robot.training.config import StageConfig, StageName
 from aid_robot.training.stages.aid import AIDStage
 from aid_robot.training.stages.clip import CLIPStage
+from aid_robot.training.stages.draft import DraftStage
 from aid_robot.training.stages.ground import GroundStage
 from aid_robot.training.stages.prior import PriorStage
 from aid_robot.training.stages.stage import Stage
@@ -18,6 +19,7 @@ STAGE_CLASSES: Mapping[StageName, type[Stage]] = {
     "vae": VAEStage,
     "ground": GroundStage,
     "clip": CLIPStage,
+    "draft": DraftStage,
     "prior": PriorStage,
     "aid": AIDStage,
 }
@@ -36,5 +38,5 @@ def make_stage(
     return STAGE_CLASSES[name](model, config, states, cached=cached, embedded=embedded)
 
 
-__all__ = ["STAGE_CLASSES", "AIDStage", "CLIPStage", "GroundStage", "PriorStage", "Stage",
-           "VAEStage", "make_stage"]  # fmt: skip
+__all__ = ["STAGE_CLASSES", "AIDStage", "CLIPStage", "DraftStage", "GroundStage", "PriorStage",
+           "Stage", "VAEStage", "make_stage"]  # fmt: skip

@@ -15,17 +15,17 @@ from aid_robot.model.conditioning import tokenize
 from aid_robot.model.latents import to_clip_pixels, to_pixels
 from aid_robot.model.states import StatePredictor
 from aid_robot.training.config import StageConfig
-from aid_robot.training.draft import draft_loss, drafted_frames, teaching_head
 from aid_robot.training.losses import contrastive_loss
 from aid_robot.training.noise import Noise
-from aid_robot.training.samples import Batch, distinct, other_instructions
+from aid_robot.training.samples import Batch
+from aid_robot.training.stages.draft import DraftStage
 from aid_robot.training.stages.ground import (
     POINTING,
     found_shares,
     pointing_loss,
     teaching_pointer,
 )
-from aid_robot.training.stages.stage import Figures, Frames, Stage
+from aid_robot.training.stages.stage import Figures
 
 # Weight of the contrastive loss beside the draft's.
 _CONTRAST = 0.2
@@ -43,7 +43,7 @@ class _Contrast(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
-class CLIPStage(Stage):
+class CLIPStage(DraftStage):
     """Train the towers by contrast of pictures and captions, and by a draft of the whole clip.
 
     The draft is drawn from DQFormer's tokens, which therefore trains too. Where episodes say where
@@ -51,11 +51,8 @@ class CLIPStage(Stage):
     """
 
     name = "clip"
-    texts = True
     captions = True
     points = True
-
-    used = ("vae", "image_encoder", "text_encoder", "condition_encoder")
 
     def __init__(
         self,
@@ -67,47 +64,18 @@ class CLIPStage(Stage):
         embedded: bool = False,
     ) -> None:
         super().__init__(model, config, states, cached=cached, embedded=embedded)
-        self.head = teaching_head(model)
         self.contrast = _Contrast(
             model.text_encoder.config.hidden_size, model.image_encoder.config.projection_dim
         )
         self.pointer = teaching_pointer(model)
 
     def trained_names(self) -> set[str]:
-        return self.names_of("image_encoder", "text_encoder") | {
-            name
-            for name in self.names_of("condition_encoder")
-            if name.startswith(("condition_encoder.dqformer.", "condition_encoder.draft."))
-        }
+        towers = self.names_of("image_encoder", "text_encoder")
+        return towers | self.names_of_drawing("dqformer.", "draft.")
 
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
-        frames = drafted_frames(noise, self.model.config)
-        loss = self._draft(batch, frames).mean() + _CONTRAST * self._contrast(batch)
+        loss = super().loss(batch, noise) + _CONTRAST * self._contrast(batch)
         return loss + POINTING * pointing_loss(self.pointer, self.model, batch)
-
-    def _draft(self, batch: Batch, frames: Frames = slice(None)) -> Tensor:
-        instructions = [text or "-" for text in batch.clips.instructions]
-        first = batch.clips.frames[:, 0]
-        states = [
-            self.states(frame, text)
-            for frame, text in zip(first.cpu().numpy(), instructions, strict=True)
-        ]
-        # Rows of clips that begin alike show the towers the same picture.
-        different, places = distinct(first)
-        text, state_tokens = self.model.encode_texts(instructions, states)
-        image = self.model.encode_first(to_pixels(different))[places]
-        known = range(self.model.config.num_frames)[frames] if isinstance(frames, slice) else frames
-        context = self.model.condition_encoder.dqformer(
-            text, state_tokens, image, frames=list(known)
-        )
-        given = self.latents_of(batch, slice(self.model.config.num_conditioning_frames))
-        head = self.model.condition_encoder.draft or self.head
-        assert head is not None
-        return draft_loss(
-            *(head, self.model, context.spatial, given),
-            self.latents_of(batch, frames),
-            self.weight_of(batch)[:, frames],
-        )
 
     def _contrast(self, batch: Batch) -> Tensor:
         images, texts, negatives = self._embeddings(batch)
@@ -146,12 +114,7 @@ class CLIPStage(Stage):
         images, texts, negatives = self._embeddings(batch)
         right = (images * texts).sum(1) > (images * negatives).sum(1)
         known = torch.tensor([bool(text) for text in batch.false_captions])
-        draft = self._draft(batch)
-        other = self._draft(other_instructions(batch, batch))
-        figures = {
-            "draft_loss": draft.cpu().numpy(),
-            "draft_gain_of_instruction": (other - draft).cpu().numpy(),
-        }
+        figures = super().measure(batch, predictions)
         if known.any():
             figures["true_over_false_caption"] = right.cpu()[known].float().numpy()
         return figures | found_shares(self.pointer, self.model, batch)
