@@ -104,17 +104,21 @@ def test_a_model_s_own_pointer_is_taught() -> None:
     assert all(parameter.grad is not None for parameter in stage.trained.values())
 
 
-@pytest.mark.parametrize("train_towers", [True, False])
-def test_towers_that_train_go_on_pointing(train_towers: bool) -> None:
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_pointer_is_taught_beside_aid_where_the_towers_are_at_hand(cached: bool) -> None:
     model = tiny_model(dqformer=DQFormerConfig(num_attention_heads=2, pointing=True))
-    stage = tiny_stage("aid", model, train_towers=train_towers)
+    stage = tiny_stage("aid", model)
     assert isinstance(stage, AIDStage)
     batch, noise = (
         collate_samples([tiny_clips("aid")[number] for number in range(2)]),
         Noise(0, 0, 2),
     )
+    if cached:
+        known = stage.encodings(batch, stage.latents_of(batch, slice(1)))
+        text = torch.cat([known.text[:, None], known.states], dim=1)
+        batch = replace(batch, text=text, image=known.image)
     further = stage.condition(batch, noise, stage.latents_of(batch))[1]
-    assert bool(further > 0) == train_towers
+    assert bool(further > 0) == (not cached)
 
 
 def test_a_draft_leaves_the_pointer_where_the_towers_were_taught() -> None:

@@ -28,8 +28,8 @@ class AIDStage(DiffusionStage):
     """Train AID on the frozen prior and VAE: adapters, cross-attention, DQFormer, mask or draft.
 
     `trains="full"` trains the whole UNet instead of adapters, `train_towers` also the image and
-    text towers, which go on pointing, and `auxiliary_weight` goes on with what the stage `clip`
-    began.
+    text towers, and `auxiliary_weight` goes on with what the stage `clip` began. A model with a
+    pointer goes on pointing, unless what its towers give is cached.
     """
 
     name = "aid"
@@ -86,7 +86,8 @@ class AIDStage(DiffusionStage):
                 weight[:, frames],
             )
             further = self.config.auxiliary_weight * draft.mean()
-        if self.config.train_towers and self.model.condition_encoder.dqformer.pointer is not None:
+        towers_at_hand = batch.text is None
+        if towers_at_hand and self.model.condition_encoder.dqformer.pointer is not None:
             further = further + POINTING * pointing_loss(None, self.model, batch)
         return condition, further
 
